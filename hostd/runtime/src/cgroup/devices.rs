@@ -1,0 +1,223 @@
+//! Which devices a container may use: Docker's default rules, its own devices, and the user's rules.
+//!
+//! cgroup v1 takes rules as text; v2 takes a BPF program of type `BPF_PROG_TYPE_CGROUP_DEVICE`, which is
+//! assembled here.
+
+use super::{CgroupError, Result};
+use crate::spec::Device;
+use std::fmt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+/// Kind of a device file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Any,
+    Char,
+    Block,
+}
+
+/// Lets through what matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    kind: Kind,
+    /// `None` is every one.
+    major: Option<u32>,
+    minor: Option<u32>,
+    read: bool,
+    write: bool,
+    mknod: bool,
+}
+
+/// All rules of a container.
+#[derive(Debug)]
+pub(super) enum Rules {
+    /// Every device: a privileged container.
+    All,
+    /// Nothing but these.
+    Only(Vec<Rule>),
+}
+
+/// mknod of anything (it cannot be opened), and the devices that every container has: null, zero, full,
+/// random, urandom, tty, console, ptmx and pseudo terminals.
+const DEFAULT: [&str; 11] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
+impl Rules {
+    /// The rules of a container with these devices and `--device-cgroup-rule`s.
+    pub(super) fn of(privileged: bool, devices: &[Device], own: &[String]) -> Result<Self> {
+        if privileged {
+            return Ok(Self::All);
+        }
+        let mut rules = DEFAULT.iter().map(|text| Rule::parse(text)).collect::<Result<Vec<_>>>()?;
+        for device in devices {
+            rules.extend(Rule::for_device(device)?);
+        }
+        for text in own {
+            rules.push(Rule::parse(text)?);
+        }
+        Ok(Self::Only(rules))
+    }
+}
+
+impl Rule {
+    /// `c 1:3 rwm`, as devices.allow has it.
+    fn parse(text: &str) -> Result<Self> {
+        Self::try_parse(text).ok_or_else(|| CgroupError::DeviceRule(text.to_owned()))
+    }
+
+    fn try_parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let kind = match parts.next()? {
+            "a" => Kind::Any,
+            "b" => Kind::Block,
+            "c" => Kind::Char,
+            _ => return None,
+        };
+        let (major, minor) = parts.next()?.split_once(':')?;
+        let number = |text: &str| if text == "*" { Some(None) } else { text.parse().ok().map(Some) };
+        let access = parts.next()?;
+        if parts.next().is_some() || access.is_empty() || !access.chars().all(|c| "rwm".contains(c)) {
+            return None;
+        }
+        Some(Self { kind, major: number(major)?, minor: number(minor)?, ..Self::access(access) })
+    }
+
+    fn access(text: &str) -> Self {
+        let has = |c| text.contains(c);
+        Self { kind: Kind::Any, major: None, minor: None, read: has('r'), write: has('w'), mknod: has('m') }
+    }
+
+    /// The rule for a device of the host; none where the path is not a device (a directory of them is walked
+    /// by whoever made the list).
+    fn for_device(device: &Device) -> Result<Option<Self>> {
+        let path = &device.path_on_host;
+        let metadata = std::fs::metadata(path).map_err(|source| CgroupError::File {
+            what: "find device",
+            path: path.clone(),
+            source,
+        })?;
+        let kind = match metadata.file_type() {
+            kind if kind.is_char_device() => Kind::Char,
+            kind if kind.is_block_device() => Kind::Block,
+            _ => return Ok(None),
+        };
+        let id = metadata.rdev();
+        let (major, minor) = (Some(rustix::fs::major(id)), Some(rustix::fs::minor(id)));
+        Ok(Some(Self { kind, major, minor, ..Self::access(&device.permissions) }))
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Any => 'a',
+            Kind::Char => 'c',
+            Kind::Block => 'b',
+        };
+        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+        write!(out, "{kind} {}:{} ", number(self.major), number(self.minor))?;
+        [(self.read, "r"), (self.write, "w"), (self.mknod, "m")]
+            .iter()
+            .filter(|(set, _)| *set)
+            .try_for_each(|(_, letter)| out.write_str(letter))
+    }
+}
+
+/// One eBPF instruction (`struct bpf_insn`, linux/bpf.h).
+fn insn(code: u8, dst: u8, src: u8, offset: i16, imm: i32) -> [u8; 8] {
+    let mut bytes = [code, src << 4 | dst, 0, 0, 0, 0, 0, 0];
+    bytes[2..4].copy_from_slice(&offset.to_ne_bytes());
+    bytes[4..].copy_from_slice(&imm.to_ne_bytes());
+    bytes
+}
+
+const LDX_W: u8 = 0x61;
+const MOV_K: u8 = 0xb7;
+const MOV_X: u8 = 0xbf;
+const AND_K: u8 = 0x57;
+const RSH_K: u8 = 0x77;
+const JNE_K: u8 = 0x55;
+const EXIT: u8 = 0x95;
+
+/// The filter: returns 1 where a rule allows all that is asked for, else 0.
+///
+/// Its context is `struct bpf_cgroup_dev_ctx`: access (mknod 1, read 2, write 4) and type (block 1, char 2) in
+/// one word, then major, then minor.
+pub(super) fn program(rules: &[Rule]) -> Vec<u8> {
+    let mut code = vec![
+        insn(LDX_W, 2, 1, 0, 0),
+        insn(MOV_X, 3, 2, 0, 0),
+        insn(AND_K, 3, 0, 0, 0xffff), // r3: type
+        insn(RSH_K, 2, 0, 0, 16),     // r2: access
+        insn(LDX_W, 4, 1, 4, 0),      // r4: major
+        insn(LDX_W, 5, 1, 8, 0),      // r5: minor
+    ];
+    for rule in rules {
+        code.extend(rule_code(rule));
+    }
+    code.extend([insn(MOV_K, 0, 0, 0, 0), insn(EXIT, 0, 0, 0, 0)]);
+    code.concat()
+}
+
+fn rule_code(rule: &Rule) -> Vec<[u8; 8]> {
+    let allowed = i32::from(rule.mknod) | i32::from(rule.read) << 1 | i32::from(rule.write) << 2;
+    // Each test names the register that must equal a number; the jump goes behind the rule.
+    let mut tests = Vec::new();
+    match rule.kind {
+        Kind::Any => {}
+        Kind::Block => tests.push((3, 1)),
+        Kind::Char => tests.push((3, 2)),
+    }
+    tests.extend(rule.major.map(|major| (4, major as i32)));
+    tests.extend(rule.minor.map(|minor| (5, minor as i32)));
+    let mut code = vec![insn(MOV_X, 6, 2, 0, 0), insn(AND_K, 6, 0, 0, !allowed & 7)];
+    tests.push((6, 0));
+    for (at, (register, value)) in tests.iter().enumerate() {
+        let behind = tests.len() - at - 1 + 2;
+        code.push(insn(JNE_K, *register, 0, behind as i16, *value));
+    }
+    code.extend([insn(MOV_K, 0, 0, 0, 1), insn(EXIT, 0, 0, 0, 0)]);
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_and_written_in_the_kernels_form() {
+        for text in ["c 1:3 rwm", "b *:* m", "a *:* rw", "c 136:* r"] {
+            assert_eq!(Rule::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "c", "x 1:3 r", "c 1 r", "c 1:3 q", "c 1:3 ", "c 1:3 r w", "c a:3 r"] {
+            assert!(Rule::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_the_filter() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let Rules::Only(rules) = Rules::of(false, &[], &["b 8:* rw".to_owned()]).unwrap() else { panic!() };
+        match hostd_sys::bpf::load_device_filter(&program(&rules)) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(1) => {
+                eprintln!("skipped: bpf(2) is not permitted here")
+            }
+            Err(error) => panic!("the verifier refuses it: {error}"),
+        }
+    }
+}

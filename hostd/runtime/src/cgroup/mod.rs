@@ -1,0 +1,364 @@
+//! Control groups: where a container's processes are counted and limited (cgroups(7)).
+//!
+//! A container's cgroup is `<parent>/<id>` below the root of every v1 hierarchy that is mounted, or below the
+//! one v2 hierarchy. Which of the two a host has is found out once: v2 where `/sys/fs/cgroup` itself is a
+//! cgroup2 file system; a hybrid host counts as v1, since there the controllers are v1's.
+//!
+//! All calls block for microseconds, but for [`Cgroup::freeze`] and [`Cgroup::remove`], which wait for the kernel.
+
+mod devices;
+mod files;
+mod v1;
+mod v2;
+
+use crate::spec::{Device, Resources};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{fs, io, thread};
+
+/// What went wrong with a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The host has no cgroups mounted.
+    #[error("no cgroup file system is mounted below /sys/fs/cgroup")]
+    NotMounted,
+    /// The parent would lie outside the hierarchy.
+    #[error("invalid cgroup parent {0:?}")]
+    Parent(String),
+    /// A limit was asked for that the kernel cannot keep.
+    #[error("the kernel has no {controller} cgroup controller, which {limit} needs")]
+    NoController {
+        /// Name of the controller.
+        controller: &'static str,
+        /// What was asked for.
+        limit: &'static str,
+    },
+    /// A device rule that makes no sense.
+    #[error("invalid device cgroup rule {0:?}")]
+    DeviceRule(String),
+    /// A file of the cgroup could not be used.
+    #[error("cannot {what} {}", path.display())]
+    File {
+        /// `create`, `write`, `read`, `remove`.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused the device filter.
+    #[error("cannot install the device filter")]
+    DeviceFilter(#[source] io::Error),
+    /// Processes did not freeze or die in time.
+    #[error("processes of cgroup {} did not {what} in time", path.display())]
+    Timeout {
+        /// `freeze`, `die`.
+        what: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+    },
+}
+
+type Result<T> = std::result::Result<T, CgroupError>;
+
+/// What a container sees at `/sys/fs/cgroup`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CgroupMount {
+    /// One cgroup2 file system.
+    V2,
+    /// A tmpfs with one directory per hierarchy: its name and mount options (`cpu`, `none,name=systemd`).
+    V1(Vec<(String, String)>),
+}
+
+/// The hierarchies of this host.
+#[derive(Debug)]
+enum Layout {
+    V1(Vec<v1::Hierarchy>),
+    V2(PathBuf),
+}
+
+fn layout() -> Result<&'static Layout> {
+    static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
+    LAYOUT
+        .get_or_init(|| find_layout(&fs::read_to_string("/proc/self/mountinfo").ok()?))
+        .as_ref()
+        .ok_or(CgroupError::NotMounted)
+}
+
+/// Reads the layout off `/proc/self/mountinfo` (proc(5)).
+fn find_layout(mountinfo: &str) -> Option<Layout> {
+    let mut hierarchies: Vec<v1::Hierarchy> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some(mount_point) = left.split(' ').nth(4) else { continue };
+        let mut right = right.split(' ');
+        match (right.next(), right.nth(1)) {
+            (Some("cgroup2"), _) if mount_point == "/sys/fs/cgroup" => {
+                return Some(Layout::V2(PathBuf::from(mount_point)));
+            }
+            (Some("cgroup"), Some(options)) => {
+                if let Some(found) = v1::Hierarchy::from_mount(mount_point, options)
+                    && !hierarchies.iter().any(|known| known.options == found.options)
+                {
+                    hierarchies.push(found);
+                }
+            }
+            _ => {}
+        }
+    }
+    (!hierarchies.is_empty()).then_some(Layout::V1(hierarchies))
+}
+
+/// 1 or 2; 0 where there are none.
+pub fn version() -> u8 {
+    match layout() {
+        Ok(Layout::V2(_)) => 2,
+        Ok(Layout::V1(_)) => 1,
+        Err(_) => 0,
+    }
+}
+
+/// Whether the host can keep limits of this controller (`memory`, `pids`, `cpu`, `cpuset`).
+pub fn has_controller(name: &str) -> bool {
+    match layout() {
+        Ok(Layout::V1(hierarchies)) => hierarchies.iter().any(|hierarchy| hierarchy.has(name)),
+        Ok(Layout::V2(root)) => fs::read_to_string(root.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|controller| controller == name)),
+        Err(_) => false,
+    }
+}
+
+/// A container's cgroup.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    /// Relative to the root of each hierarchy.
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes `<parent>/<id>` in every hierarchy; one that exists is taken over.
+    ///
+    /// # Errors
+    /// The parent leads out of the hierarchy, or a directory cannot be made; nothing is left behind then.
+    pub fn create(parent: &str, id: &str) -> Result<Self> {
+        let outside = Path::new(parent).components().any(|part| part == std::path::Component::ParentDir);
+        if outside {
+            return Err(CgroupError::Parent(parent.to_owned()));
+        }
+        let cgroup = Self::open(parent, id);
+        let made = match layout()? {
+            Layout::V1(hierarchies) => v1::create(hierarchies, &cgroup.path),
+            Layout::V2(root) => v2::create(root, &cgroup.path),
+        };
+        if let Err(error) = made {
+            // The error that counts is the first one.
+            drop(cgroup.remove());
+            return Err(error);
+        }
+        Ok(cgroup)
+    }
+
+    /// The cgroup of that name, whether it exists or not.
+    pub fn open(parent: &str, id: &str) -> Self {
+        Self { path: Path::new(parent.trim_start_matches('/')).join(id) }
+    }
+
+    /// Sets limits and the devices that may be used.
+    ///
+    /// # Errors
+    /// Names the limit that the kernel refuses or has no controller for.
+    pub fn apply(&self, resources: &Resources, privileged: bool, devices: &[Device]) -> Result<()> {
+        let rules = devices::Rules::of(privileged, devices, &resources.device_rules)?;
+        match layout()? {
+            Layout::V1(hierarchies) => {
+                v1::limit(hierarchies, &self.path, resources)?;
+                v1::allow_devices(hierarchies, &self.path, &rules)
+            }
+            Layout::V2(root) => {
+                let dir = root.join(&self.path);
+                v2::limit(&dir, resources)?;
+                v2::allow_devices(&dir, &rules)
+            }
+        }
+    }
+
+    /// Changes the limits of a running container; those that are `None` stay.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn update(&self, resources: &Resources) -> Result<()> {
+        match layout()? {
+            Layout::V1(hierarchies) => v1::limit(hierarchies, &self.path, resources),
+            Layout::V2(root) => v2::limit(&root.join(&self.path), resources),
+        }
+    }
+
+    /// Moves a process into it.
+    ///
+    /// # Errors
+    /// The process is gone, or the cgroup.
+    pub fn add(&self, pid: i32) -> Result<()> {
+        self.dirs()?.iter().try_for_each(|dir| files::write(&dir.join("cgroup.procs"), &pid.to_string()))
+    }
+
+    /// The directory, for `CLONE_INTO_CGROUP`: v2 only, as v1 has one per hierarchy.
+    pub fn dir_fd(&self) -> Option<OwnedFd> {
+        let Ok(Layout::V2(root)) = layout() else { return None };
+        fs::File::open(root.join(&self.path)).ok().map(Into::into)
+    }
+
+    /// Stops all processes where they are; returns once they stand still.
+    ///
+    /// # Errors
+    /// No freezer, or they do not stop within ten seconds.
+    pub fn freeze(&self) -> Result<()> {
+        match layout()? {
+            Layout::V1(hierarchies) => v1::freeze(hierarchies, &self.path, true),
+            Layout::V2(root) => v2::freeze(&root.join(&self.path), true),
+        }
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// No freezer.
+    pub fn thaw(&self) -> Result<()> {
+        match layout()? {
+            Layout::V1(hierarchies) => v1::freeze(hierarchies, &self.path, false),
+            Layout::V2(root) => v2::freeze(&root.join(&self.path), false),
+        }
+    }
+
+    /// How many processes the kernel has killed here for want of memory; 0 where that is not counted.
+    pub fn oom_kills(&self) -> u64 {
+        let counter = match layout() {
+            Ok(Layout::V1(hierarchies)) => {
+                v1::dir(hierarchies, &self.path, "memory").map(|d| d.join("memory.oom_control"))
+            }
+            Ok(Layout::V2(root)) => Some(root.join(&self.path).join("memory.events")),
+            Err(_) => None,
+        };
+        counter.and_then(|file| files::field(&file, "oom_kill")).unwrap_or(0)
+    }
+
+    /// Its processes, those of nested cgroups included.
+    pub fn pids(&self) -> Vec<i32> {
+        let mut pids: Vec<_> =
+            self.dirs().unwrap_or_default().iter().flat_map(|dir| files::pids_below(dir)).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Sends SIGKILL to everything in it, frozen processes included.
+    pub fn kill_all(&self) {
+        if let Ok(Layout::V2(root)) = layout()
+            && fs::write(root.join(&self.path).join("cgroup.kill"), "1").is_ok()
+        {
+            return; // Linux 5.14: at once, and a fork cannot outrun it
+        }
+        for pid in self.pids() {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // It may have ended by itself meanwhile.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        let _ = self.thaw(); // a frozen process dies only when it thaws; an absent freezer freezes nothing
+    }
+
+    /// Removes it, killing what is left; succeeds when it is gone already.
+    ///
+    /// # Errors
+    /// A process does not die within five seconds.
+    pub fn remove(&self) -> Result<()> {
+        for attempt in 0.. {
+            let left: Vec<_> = self.dirs()?.into_iter().filter(|dir| !files::remove_tree(dir)).collect();
+            let Some(dir) = left.first() else { return Ok(()) };
+            if attempt == 500 {
+                return Err(CgroupError::Timeout { what: "die", path: dir.clone() });
+            }
+            self.kill_all();
+            // The kernel tells nobody when the last process is reaped: 10 ms is what a dying one takes.
+            thread::sleep(Duration::from_millis(if attempt < 5 { 2 } else { 10 }));
+        }
+        Ok(())
+    }
+
+    /// What is to be mounted at the container's `/sys/fs/cgroup`.
+    pub fn mounts_for_container(&self) -> CgroupMount {
+        match layout() {
+            Ok(Layout::V1(hierarchies)) => {
+                CgroupMount::V1(hierarchies.iter().map(|h| (h.name.clone(), h.options.clone())).collect())
+            }
+            Ok(Layout::V2(_)) | Err(_) => CgroupMount::V2,
+        }
+    }
+
+    /// Its directory in each hierarchy.
+    fn dirs(&self) -> Result<Vec<PathBuf>> {
+        Ok(match layout()? {
+            Layout::V1(hierarchies) => hierarchies.iter().map(|h| h.root.join(&self.path)).collect(),
+            Layout::V2(root) => vec![root.join(&self.path)],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_v2_only_where_the_root_is() {
+        let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert!(matches!(find_layout(v2), Some(Layout::V2(root)) if root == Path::new("/sys/fs/cgroup")));
+        let hybrid = "26 23 0:23 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n\
+                      27 26 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      28 26 0:25 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                      29 26 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
+        let Some(Layout::V1(found)) = find_layout(hybrid) else { panic!("not v1") };
+        let found: Vec<_> = found.iter().map(|h| (h.name.as_str(), h.options.as_str())).collect();
+        assert_eq!(found, [("systemd", "none,name=systemd"), ("cpu,cpuacct", "cpu,cpuacct")]);
+        assert!(find_layout("1 1 0:1 / / rw - ext4 /dev/vda rw\n").is_none());
+    }
+
+    #[test]
+    fn a_parent_cannot_lead_out() {
+        assert!(matches!(Cgroup::create("../../x", "id"), Err(CgroupError::Parent(_))));
+    }
+
+    #[test]
+    fn limits_are_set_counted_and_removed() {
+        if !rustix::process::geteuid().is_root() || layout().is_err() {
+            eprintln!("skipped: needs root and a mounted cgroup file system");
+            return;
+        }
+        let cgroup = Cgroup::create(&format!("hostd-test-{}", std::process::id()), "limits").unwrap();
+        let resources = Resources {
+            memory: has_controller("memory").then_some(64 << 20),
+            pids_limit: has_controller("pids").then_some(20),
+            ..Resources::default()
+        };
+        cgroup.apply(&resources, false, &[]).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        cgroup.add(child.id() as i32).unwrap();
+        assert_eq!(cgroup.pids(), [child.id() as i32]);
+        cgroup.freeze().unwrap();
+        cgroup
+            .update(&Resources {
+                memory: has_controller("memory").then_some(32 << 20),
+                ..Resources::default()
+            })
+            .unwrap();
+        let killer = cgroup.clone();
+        let removal = thread::spawn(move || killer.remove());
+        child.wait().unwrap();
+        removal.join().unwrap().unwrap();
+        assert!(cgroup.dirs().unwrap().iter().all(|dir| !dir.exists()));
+        cgroup.remove().unwrap();
+        for dir in cgroup.dirs().unwrap() {
+            fs::remove_dir(dir.parent().unwrap()).unwrap();
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Containers and execs as the engine holds them: handles that ask the shim.
+
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::spec::{ExecSpec, Resources, TtySize};
+use crate::state;
+use crate::wire::{self, Failure, Reply, Request};
+use crate::{Exit, RuntimeError, Streams};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+type Result<T> = std::result::Result<T, RuntimeError>;
+
+/// How long a shim may take to answer what takes it milliseconds.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// `what` could not be done because of `error`.
+pub(crate) fn failed(
+    what: impl Into<String>,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> RuntimeError {
+    RuntimeError::Failed { what: what.into(), source: error.into() }
+}
+
+/// A failure of create or start in Docker's words.
+pub(crate) fn create_failed(failure: &Failure) -> RuntimeError {
+    let message = format!(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+         runc create failed: unable to start container process: {}: unknown",
+        failure.message
+    );
+    if failure.code == 0 {
+        RuntimeError::Other(message)
+    } else {
+        RuntimeError::Exec { code: failure.code, message }
+    }
+}
+
+fn exec_failed(failure: &Failure) -> RuntimeError {
+    let message = format!(
+        "OCI runtime exec failed: exec failed: unable to start container process: {}: unknown",
+        failure.message
+    );
+    if failure.code == 0 {
+        RuntimeError::Other(message)
+    } else {
+        RuntimeError::Exec { code: failure.code, message }
+    }
+}
+
+/// Connects to a bundle's shim, however long the path is. `EAGAIN` when it accepts no connections.
+pub(crate) fn connect(bundle: &Path) -> io::Result<UnixStream> {
+    let dir = rustix::fs::open(bundle, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/shim.sock", dir.as_raw_fd());
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    UnixStream::from_std(socket.into())
+}
+
+/// Sends one request and reads its reply.
+pub(crate) async fn ask(stream: &mut UnixStream, request: &Request) -> io::Result<Reply> {
+    stream.write_all(&wire::encode(request, &[])?).await?;
+    let reply = wire::read_async(stream).await?;
+    reply.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the shim has ended"))
+}
+
+/// As [`ask`], of a shim that may not answer at all: stopped, or stuck in the kernel.
+pub(crate) async fn ask_in_time(stream: &mut UnixStream, request: &Request) -> io::Result<Reply> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the shim does not answer");
+    tokio::time::timeout(ANSWER, ask(stream, request)).await.map_err(late)?
+}
+
+fn unexpected(reply: Reply) -> RuntimeError {
+    match reply {
+        Reply::Failed(failure) => RuntimeError::Other(failure.message),
+        reply => RuntimeError::Other(format!("unexpected reply of the shim: {reply:?}")),
+    }
+}
+
+/// A container that has a shim. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Container {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) pid: i32,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Container {
+    /// Host pid of its first process.
+    pub fn pid(&self) -> i32 {
+        self.inner.pid
+    }
+
+    async fn request(&self, request: &Request) -> Result<(Reply, UnixStream)> {
+        let context = || format!("cannot reach the shim of container {}", self.inner.id);
+        let mut stream = connect(&self.inner.bundle).map_err(|e| failed(context(), e))?;
+        let reply = match request {
+            Request::Wait | Request::ExecWait(_) => ask(&mut stream, request).await,
+            _ => ask_in_time(&mut stream, request).await,
+        };
+        Ok((reply.map_err(|e| failed(context(), e))?, stream))
+    }
+
+    async fn done(&self, request: &Request) -> Result<()> {
+        match self.request(request).await?.0 {
+            Reply::Done => Ok(()),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Lets the created container exec its program; returns once execve(2) succeeded or failed.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Exec`] when execve(2) failed; the container has ended then.
+    pub async fn start(&self) -> Result<()> {
+        match self.request(&Request::Start).await?.0 {
+            Reply::Done => Ok(()),
+            Reply::Failed(failure) => Err(create_failed(&failure)),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Completes when the first process has ended; at once when it had. Any number of callers.
+    ///
+    /// # Errors
+    /// When nobody can tell any more.
+    pub async fn wait(&self) -> Result<Exit> {
+        let mut exit = self.inner.exit.clone();
+        match exit.wait_for(Option::is_some).await.map(|exit| *exit) {
+            Ok(Some(exit)) => Ok(exit),
+            _ => Err(RuntimeError::Other(format!("lost track of container {}", self.inner.id))),
+        }
+    }
+
+    /// Sends a signal to the first process.
+    ///
+    /// # Errors
+    /// When it has ended, or the signal does not exist.
+    pub async fn kill(&self, signal: i32) -> Result<()> {
+        self.done(&Request::Kill(signal)).await
+    }
+
+    /// Freezes all processes (cgroup freezer).
+    ///
+    /// # Errors
+    /// As [`Cgroup::freeze`].
+    pub async fn pause(&self) -> Result<()> {
+        self.with_cgroup(|cgroup| cgroup.freeze()).await
+    }
+
+    /// Thaws all processes.
+    ///
+    /// # Errors
+    /// As [`Cgroup::thaw`].
+    pub async fn unpause(&self) -> Result<()> {
+        self.with_cgroup(|cgroup| cgroup.thaw()).await
+    }
+
+    /// Sets the size of its terminal.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub async fn resize(&self, size: TtySize) -> Result<()> {
+        self.done(&Request::Resize(size)).await
+    }
+
+    /// Changes its limits; those that are `None` stay.
+    ///
+    /// # Errors
+    /// As [`Cgroup::update`].
+    pub async fn update(&self, resources: &Resources) -> Result<()> {
+        let resources = resources.clone();
+        self.with_cgroup(move |cgroup| cgroup.update(&resources)).await
+    }
+
+    async fn with_cgroup(
+        &self,
+        work: impl FnOnce(&Cgroup) -> std::result::Result<(), CgroupError> + Send + 'static,
+    ) -> Result<()> {
+        let cgroup = self.inner.cgroup.clone();
+        match tokio::task::spawn_blocking(move || work(&cgroup)).await {
+            Ok(result) => Ok(result?),
+            Err(error) => Err(failed(format!("cannot change container {}", self.inner.id), error)),
+        }
+    }
+
+    /// A stream to the container's stdio, connected before this returns: all that is printed from now on arrives.
+    ///
+    /// Reading: Docker's multiplexed frames (8-byte header: stream, 0, 0, 0, big-endian length), raw bytes with a
+    /// tty; end of file once the process ended and all was delivered. Writing: its stdin; shutting down the
+    /// writing half is stdin's end of file where the container's is [`crate::spec::Stdin::Once`]. May be called
+    /// between `create` and `start`. Any number at once. A client that reads nothing holds the container back
+    /// once its pipes are full, and is disconnected when it has read nothing for a minute.
+    ///
+    /// # Errors
+    /// When the container has ended.
+    pub async fn attach(&self, streams: Streams) -> Result<UnixStream> {
+        match self.request(&Request::Attach(streams)).await? {
+            (Reply::Done, stream) => Ok(stream),
+            (reply, _) => Err(unexpected(reply)),
+        }
+    }
+
+    /// Starts a further process; `attach` gives its stream, in the format of [`Container::attach`].
+    ///
+    /// # Errors
+    /// [`RuntimeError::Exec`] when the program cannot be executed.
+    pub async fn exec(&self, spec: ExecSpec, attach: Option<Streams>) -> Result<Exec> {
+        let id = spec.id.clone();
+        match self.request(&Request::Exec { spec: Box::new(spec), attach }).await? {
+            (Reply::ExecIs { pid }, stream) => {
+                let handle = ExecHandle { container: self.clone(), id: id.into() };
+                Ok(Exec { pid, stream: attach.map(|_| stream), handle })
+            }
+            (Reply::Failed(failure), _) => Err(exec_failed(&failure)),
+            (reply, _) => Err(unexpected(reply)),
+        }
+    }
+
+    /// Finds an exec again after a restart of the daemon; `None` where the shim does not know it (any more).
+    ///
+    /// # Errors
+    /// When the shim cannot be reached.
+    pub async fn exec_again(&self, id: &str) -> Result<Option<Exec>> {
+        match self.request(&Request::ExecPid(id.to_owned())).await?.0 {
+            Reply::ExecIs { pid } => {
+                let handle = ExecHandle { container: self.clone(), id: id.into() };
+                Ok(Some(Exec { pid, stream: None, handle }))
+            }
+            Reply::NoSuchExec => Ok(None),
+            reply => Err(unexpected(reply)),
+        }
+    }
+}
+
+/// A started exec.
+#[derive(Debug)]
+pub struct Exec {
+    /// Host pid of its process.
+    pub pid: i32,
+    /// Its stdio, when asked for.
+    pub stream: Option<UnixStream>,
+    /// What else can be asked of it.
+    pub handle: ExecHandle,
+}
+
+/// A process that was started by [`Container::exec`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ExecHandle {
+    container: Container,
+    id: Arc<str>,
+}
+
+impl ExecHandle {
+    /// Completes when the process has ended; at once when it had. The shim remembers the last 128 execs.
+    ///
+    /// # Errors
+    /// When it ended too long ago, or the container ended and with it the shim.
+    pub async fn wait(&self) -> Result<Exit> {
+        match self.container.request(&Request::ExecWait(self.id.to_string())).await {
+            Ok((Reply::Exited(record), _)) => Ok(record.into()),
+            Ok((Reply::NoSuchExec, _)) => Err(self.unknown()),
+            Ok((reply, _)) => Err(unexpected(reply)),
+            // The shim went with the container, and a process in it was killed by that at the latest.
+            Err(error) => match state::read_exit(&self.container.inner.bundle) {
+                Ok(Some(record)) => Ok(Exit { code: 137, ..record.into() }),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Sets the size of its terminal.
+    ///
+    /// # Errors
+    /// When it has none, or is unknown.
+    pub async fn resize(&self, size: TtySize) -> Result<()> {
+        match self.container.request(&Request::ExecResize(self.id.to_string(), size)).await?.0 {
+            Reply::Done => Ok(()),
+            Reply::NoSuchExec => Err(self.unknown()),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    fn unknown(&self) -> RuntimeError {
+        RuntimeError::Other(format!("No such exec instance: {}", self.id))
+    }
+}

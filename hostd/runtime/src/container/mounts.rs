@@ -1,0 +1,410 @@
+//! What is mounted inside the root file system: the standard file systems, the user's mounts, and the masks
+//! over what a container must not see or change.
+//!
+//! Every mount is made detached and put on a descriptor, so that no path is resolved twice.
+
+use super::devices::NULL;
+use super::rootfs::{self, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, move_to, must_be, normal};
+use crate::cgroup::CgroupMount;
+use crate::spec::{ContainerSpec, Mount, MountKind, NsMode};
+use crate::wire::{Attempt, Doing, Failure};
+use hostd_sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Hidden unless the container is privileged or says otherwise.
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Read-only unless the container is privileged or says otherwise.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Whether a mount of the user's stands in place of a standard one.
+fn replaced(spec: &ContainerSpec, path: &str) -> bool {
+    spec.mounts.iter().any(|mount| normal(&mount.destination) == normal(path))
+}
+
+/// Mounts `/proc`, `/sys`, `/dev` and what belongs in them.
+pub(crate) fn standard(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
+    let quiet = NOSUID | NODEV | NOEXEC;
+    let writable_sys = if spec.privileged { 0 } else { RDONLY };
+    if !replaced(spec, "/proc") {
+        // The kernel refuses a directory that is a link; nothing below may be mounted elsewhere by one.
+        own_directory(root, "proc")?;
+        root.attach_own(&filesystem("proc", &[("source", "proc")], quiet)?, "/proc")?;
+    }
+    if !replaced(spec, "/dev") {
+        own_directory(root, "dev")?;
+        let options = [("source", "tmpfs"), ("mode", "755"), ("size", "65536k")];
+        root.attach_own(&filesystem("tmpfs", &options, NOSUID)?, "/dev")?;
+        links(root)?;
+    }
+    if !replaced(spec, "/dev/pts") {
+        let options =
+            [("source", "devpts"), ("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+        root.attach_own(&filesystem("devpts", &options, NOSUID | NOEXEC)?, "/dev/pts")?;
+    }
+    if !replaced(spec, "/sys") {
+        own_directory(root, "sys")?;
+        root.attach_own(&filesystem("sysfs", &[("source", "sysfs")], quiet | writable_sys)?, "/sys")?;
+    }
+    shared_memory(root, spec, quiet)
+}
+
+/// Makes `/name` when it is missing and refuses it when it is anything but a directory.
+fn own_directory(root: &Root, name: &str) -> Attempt<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(root.fd(), name, flags, Mode::empty()) {
+        Ok(_) => Ok(()),
+        Err(Errno::NOENT) => {
+            rustix::fs::mkdirat(root.fd(), name, Mode::from_raw_mode(0o755)).doing(|| format!("make /{name}"))
+        }
+        Err(error) => Err(Failure::new(format!("cannot use /{name} of the image as a directory: {error}"))),
+    }
+}
+
+/// The symbolic links in `/dev`.
+fn links(root: &Root) -> Attempt<()> {
+    let dev = root.open("/dev", OFlags::PATH | OFlags::DIRECTORY).doing(|| "open /dev".into())?;
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+        ("core", "/proc/kcore"),
+    ];
+    for (name, target) in links {
+        rustix::fs::symlinkat(target, &dev, name).doing(|| format!("make /dev/{name}"))?;
+    }
+    Ok(())
+}
+
+/// `/sys/fs/cgroup`, which shows the container's own cgroup where the namespace is its own.
+pub(crate) fn cgroups(root: &Root, spec: &ContainerSpec, cgroup: &CgroupMount) -> Attempt<()> {
+    let path = "/sys/fs/cgroup";
+    if replaced(spec, path) || replaced(spec, "/sys") {
+        return Ok(());
+    }
+    let attrs = NOSUID | NODEV | NOEXEC | if spec.privileged { 0 } else { RDONLY };
+    let hierarchies = match cgroup {
+        CgroupMount::V2 => {
+            return root.attach_own(&filesystem("cgroup2", &[("source", "cgroup")], attrs)?, path);
+        }
+        CgroupMount::V1(hierarchies) => hierarchies,
+    };
+    let top = filesystem("tmpfs", &[("source", "tmpfs"), ("mode", "755")], attrs & !RDONLY)?;
+    root.attach_own(&top, path)?;
+    for (name, options) in hierarchies {
+        let mut all = vec![("source", "cgroup")];
+        all.extend(options.split(',').map(|option| option.split_once('=').unwrap_or((option, ""))));
+        root.attach_own(&filesystem("cgroup", &all, attrs)?, &format!("{path}/{name}"))?;
+        if name.contains(',') {
+            for part in name.split(',') {
+                rustix::fs::symlinkat(name.as_str(), &top, part).doing(|| format!("make {path}/{part}"))?;
+            }
+        }
+    }
+    root.change(&top, MountAttr { set: attrs & RDONLY, ..MountAttr::default() }, false)
+        .doing(|| format!("make {path} read-only"))
+}
+
+/// `/dev/shm` and `/dev/mqueue`: those of the IPC namespace that the container is in.
+fn shared_memory(root: &Root, spec: &ContainerSpec, quiet: u64) -> Attempt<()> {
+    if !replaced(spec, "/dev/mqueue") {
+        root.attach_own(&filesystem("mqueue", &[("source", "mqueue")], quiet)?, "/dev/mqueue")?;
+    }
+    if !replaced(spec, "/dev/shm") && spec.namespaces.ipc == NsMode::Private {
+        let size = spec.shm_size.to_string();
+        let mut options = vec![("source", "shm"), ("mode", "1777")];
+        if spec.shm_size > 0 {
+            options.push(("size", &size));
+        }
+        root.attach_own(&filesystem("tmpfs", &options, quiet)?, "/dev/shm")?;
+    }
+    Ok(())
+}
+
+/// What the user mounts, detached, in the order of the spec; taken from the host before it is out of reach.
+pub(crate) type Sources = Vec<Source>;
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Source {
+    mount: Mount,
+    fd: OwnedFd,
+    make: Make,
+    changes: Changes,
+}
+
+/// How a mount is to be changed once it is in place, and whether that goes for the mounts below it too.
+type Changes = Vec<(MountAttr, bool)>;
+
+/// Opens the sources of all binds and makes the tmpfses.
+pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
+    let mut sources = Vec::with_capacity(spec.mounts.len() + 1);
+    for mount in &spec.mounts {
+        let (fd, make, changes) = match &mount.kind {
+            MountKind::Bind { source, propagation, recursive } => {
+                bind(source, propagation.as_deref(), *recursive, mount.read_only)?
+            }
+            MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only)?, Make::Dir, Vec::new()),
+        };
+        sources.push(Source { mount: mount.clone(), fd, make, changes });
+    }
+    let shm = "/dev/shm";
+    if spec.namespaces.ipc != NsMode::Private && !replaced(spec, shm) {
+        let fd = foreign_shm(spec.namespaces.ipc)?;
+        let kind = MountKind::Tmpfs { options: Vec::new() };
+        let mount = Mount { destination: shm.into(), kind, read_only: false };
+        sources.push(Source { mount, fd, make: Make::Dir, changes: Vec::new() });
+    }
+    Ok(sources)
+}
+
+/// The `/dev/shm` of the host or another container.
+fn foreign_shm(ipc: NsMode) -> Attempt<OwnedFd> {
+    let doing = || "share /dev/shm".to_owned();
+    let NsMode::Of(pid) = ipc else {
+        return clone_tree(CWD, Path::new("/dev/shm"), false).doing(doing);
+    };
+    // A mount can be cloned only from within its own mount namespace; the clone belongs to none.
+    let own = rustix::fs::open("/proc/self/ns/mnt", OFlags::CLOEXEC, Mode::empty()).doing(doing)?;
+    let theirs =
+        rustix::fs::open(format!("/proc/{pid}/ns/mnt"), OFlags::CLOEXEC, Mode::empty()).doing(doing)?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+    let enter = |fd: &OwnedFd| rustix::thread::move_into_link_name_space(fd.as_fd(), kind);
+    enter(&theirs).doing(doing)?;
+    let shm = Root::current()
+        .and_then(|root| root.open("/dev/shm", OFlags::PATH).doing(doing))
+        .and_then(|fd| clone_tree(&fd, Path::new(""), false).doing(doing));
+    enter(&own).doing(doing)?;
+    shm
+}
+
+/// A clone of what is at `source`, and what makes it what it is to be in the container.
+fn bind(
+    source: &Path,
+    propagation: Option<&str>,
+    recursive: bool,
+    read_only: bool,
+) -> Attempt<(OwnedFd, Make, Changes)> {
+    let doing = || format!("bind {}", source.display());
+    let fd = clone_tree(CWD, source, recursive).doing(doing)?;
+    let make = if is_dir(&fd).doing(doing)? { Make::Dir } else { Make::File };
+    let (kind, deep) = match propagation.unwrap_or("rprivate") {
+        "" | "rprivate" => (libc::MS_PRIVATE, true),
+        "private" => (libc::MS_PRIVATE, false),
+        "rslave" => (libc::MS_SLAVE, true),
+        "slave" => (libc::MS_SLAVE, false),
+        "rshared" => (libc::MS_SHARED, true),
+        "shared" => (libc::MS_SHARED, false),
+        other => return Err(Failure::new(format!("invalid mount propagation {other:?}"))),
+    };
+    let set = if read_only { RDONLY } else { 0 };
+    let mut changes = vec![(MountAttr { set, propagation: kind, ..MountAttr::default() }, deep)];
+    if read_only && recursive && !deep {
+        changes.push((MountAttr { set, ..MountAttr::default() }, true));
+    }
+    Ok((fd, make, changes))
+}
+
+/// A tmpfs with mount(8)'s options on top of Docker's defaults.
+fn tmpfs(options: &[String], read_only: bool) -> Attempt<OwnedFd> {
+    let mut attrs = NOSUID | NODEV | NOEXEC | if read_only { RDONLY } else { 0 };
+    let mut data = vec![("source", "tmpfs")];
+    for option in options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => attrs |= RDONLY,
+            "rw" | "relatime" | "async" => {}
+            "nosuid" => attrs |= NOSUID,
+            "suid" => attrs &= !NOSUID,
+            "nodev" => attrs |= NODEV,
+            "dev" => attrs &= !NODEV,
+            "noexec" => attrs |= NOEXEC,
+            "exec" => attrs &= !NOEXEC,
+            "noswap" => data.push(("noswap", "")),
+            _ => match option.split_once('=') {
+                Some((
+                    key @ ("size" | "mode" | "uid" | "gid" | "nr_inodes" | "nr_blocks" | "huge"),
+                    value,
+                )) => {
+                    data.push((key, value));
+                }
+                _ => return Err(Failure::new(format!("invalid tmpfs option [{option:?}]"))),
+            },
+        }
+    }
+    filesystem("tmpfs", &data, attrs)
+}
+
+/// Puts the user's mounts in their places.
+pub(crate) fn bind_sources(root: &Root, spec: &ContainerSpec, sources: Sources) -> Attempt<()> {
+    for Source { mount, fd, make, changes } in sources {
+        let path = &mount.destination;
+        let parts = normal(path);
+        if parts.is_empty() {
+            return Err(Failure::new(format!("invalid mount destination {path:?}: it is the root")));
+        }
+        let place = root.place(path, make)?;
+        // A link in a volume could lead there, and what is read in /proc is trusted.
+        if parts[0] != "proc" || parts.len() > 1 {
+            let inside_proc = must_be(&place, PROC_MAGIC).is_ok();
+            if inside_proc && !spec.privileged {
+                return Err(Failure::new(format!("{path:?} cannot be mounted because it is inside /proc")));
+            }
+        }
+        move_to(&fd, &place).doing(|| {
+            format!("mount on {path} (are you trying to mount a directory onto a file, or vice-versa?)")
+        })?;
+        // Before anything is mounted below it, of which the host may not hear.
+        for (change, recursive) in changes {
+            root.change(&fd, change, recursive)
+                .doing(|| format!("set the options of the mount on {path}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The terminal as `/dev/console`.
+pub(crate) fn console(root: &Root, pts: &OwnedFd, master: &OwnedFd) -> Attempt<()> {
+    let doing = || "set up /dev/console".to_owned();
+    let name = rustix::pty::ptsname(master, Vec::new()).doing(doing)?;
+    let number = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
+    let slave = clone_tree(pts, Path::new(&number), false).doing(doing)?;
+    root.attach(&slave, "/dev/console", Make::File)
+}
+
+/// Sets the kernel parameters of the container's namespaces.
+pub(crate) fn sysctls(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
+    if spec.sysctls.is_empty() {
+        return Ok(());
+    }
+    let doing = || "open /proc/sys".to_owned();
+    let proc = root.open("/proc", OFlags::PATH | OFlags::DIRECTORY).doing(doing)?;
+    must_be(&proc, PROC_MAGIC).doing(doing)?;
+    for (name, value) in &spec.sysctls {
+        let path = format!("sys/{}", sysctl_path(name));
+        write_in_proc(&proc, &path, value).doing(|| format!("set sysctl {name} to {value:?}"))?;
+    }
+    Ok(())
+}
+
+/// `net.ipv4.ip_forward` as a path. A name with slashes (`net/ipv4/conf/eth0.1/forwarding`) keeps its dots.
+fn sysctl_path(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'.' => name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            })
+            .collect(),
+        _ => name.to_owned(),
+    }
+}
+
+/// Writes to a file of a genuine procfs, on which no link and no mount leads away.
+pub(crate) fn write_in_proc(proc: &OwnedFd, path: &str, value: &str) -> rustix::io::Result<()> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let file = rustix::fs::openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    rustix::io::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
+/// Masks, read-only paths and the read-only root.
+pub(crate) fn protect(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
+    if !spec.privileged {
+        let listed = |own: &Option<Vec<String>>, default: &[&str]| {
+            own.clone().unwrap_or_else(|| default.iter().map(|p| (*p).to_owned()).collect())
+        };
+        for path in listed(&spec.readonly_paths, &READ_ONLY) {
+            make_read_only(root, &path)?;
+        }
+        mask(root, &listed(&spec.masked_paths, &MASKED))?;
+    }
+    if spec.read_only_rootfs { rootfs::read_only(root) } else { Ok(()) }
+}
+
+/// Opens what is to be covered; `None` where there is nothing.
+fn covered(root: &Root, path: &str) -> Attempt<Option<OwnedFd>> {
+    match root.open(path, OFlags::PATH) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(Failure::new(format!("cannot open {path}: {error}"))),
+    }
+}
+
+fn make_read_only(root: &Root, path: &str) -> Attempt<()> {
+    let Some(place) = covered(root, path)? else { return Ok(()) };
+    let doing = || format!("make {path} read-only");
+    let copy = clone_tree(&place, Path::new(""), true).doing(doing)?;
+    move_to(&copy, &place).doing(doing)?;
+    root.change(&copy, MountAttr { set: RDONLY, ..MountAttr::default() }, true).doing(doing)
+}
+
+/// Covers files with `/dev/null` and directories with one empty, read-only tmpfs.
+fn mask(root: &Root, paths: &[String]) -> Attempt<()> {
+    let (mut empty, mut null): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
+    for path in paths {
+        let Some(place) = covered(root, path)? else { continue };
+        let doing = || format!("mask {path}");
+        let directory = is_dir(&place).doing(doing)?;
+        let cover = match if directory { &empty } else { &null } {
+            Some(cover) => clone_tree(cover, Path::new(""), false).doing(doing)?,
+            None if directory => {
+                filesystem("tmpfs", &[("source", "tmpfs")], RDONLY | NOSUID | NODEV | NOEXEC)?
+            }
+            None => clone_tree(null_device(root)?, Path::new(""), false).doing(doing)?,
+        };
+        move_to(&cover, &place).doing(doing)?;
+        // To be cloned only now: older kernels (6.1) clone no mount that is attached nowhere.
+        if directory { &mut empty } else { &mut null }.get_or_insert(cover);
+    }
+    Ok(())
+}
+
+/// The container's `/dev/null`, which an image or another container could have made something else.
+fn null_device(root: &Root) -> Attempt<OwnedFd> {
+    let doing = || "open /dev/null".to_owned();
+    let fd = root.open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW).doing(doing)?;
+    let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).doing(doing)?;
+    let is_char = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device();
+    if is_char && stat.st_rdev == NULL {
+        Ok(fd)
+    } else {
+        Err(Failure::new("/dev/null in the container is not the null device"))
+    }
+}
+
+/// Makes the working directory where it is missing.
+pub(crate) fn working_directory(root: &Root, path: &str) -> Attempt<()> {
+    root.place(if path.is_empty() { "/" } else { path }, Make::Dir).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctl_names_become_paths() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
+        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+    }
+}

@@ -1,0 +1,308 @@
+//! Cloning the container's first process, and further ones.
+
+use super::log::JsonLog;
+use super::server::{Privileged, Shim, Task};
+use super::streams::ProcessStreams;
+use crate::capabilities::CapSet;
+use crate::cgroup::Cgroup;
+use crate::container::program::Privileges;
+use crate::container::{self, ExecSetup, GO, READY, Setup, Stdio};
+use crate::spec::{ContainerSpec, ExecSpec, Log, NetNs, NsMode, Stdin};
+use crate::wire::{self, Attempt, Create, Doing, Failure, chain};
+use crate::{Kernel, Streams};
+use hostd_sys::fork::{Cloned, SingleThreaded, clone_process};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
+use rustix::thread::LinkNameSpaceType;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+/// Builds the container up to its exec. On error nothing is left behind.
+pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> Attempt<Shim> {
+    let Create { mut spec, bundle, cgroup_parent, netns, caps, kernel } = request;
+    let mut fds = fds.into_iter();
+    if netns {
+        spec.namespaces.net =
+            NetNs::Fd(fds.next().ok_or_else(|| Failure::new("the network namespace got lost"))?);
+    }
+    std::env::set_current_dir(&bundle).doing(|| format!("enter {bundle}"))?;
+    // A relative path: that of a deep exec root would be too long for a socket's address.
+    let listener = UnixListener::bind("shim.sock").doing(|| "listen on shim.sock".into())?;
+    let cgroup = Cgroup::create(&cgroup_parent, &spec.id).map_err(|e| Failure::new(chain(&e)))?;
+    let made = cgroup
+        .apply(&spec.resources, spec.privileged, &spec.devices)
+        .map_err(|e| Failure::new(chain(&e)))
+        .and_then(|()| {
+            let privileged =
+                Privileged { caps: CapSet(caps), no_new_privileges: spec.no_new_privileges, seccomp };
+            first_process(spec, privileged, kernel, &cgroup, listener)
+        });
+    if made.is_err() {
+        // The error that counts is the first one.
+        let _ = cgroup.remove();
+    }
+    made
+}
+
+fn first_process(
+    mut spec: ContainerSpec,
+    privileged: Privileged,
+    kernel: Kernel,
+    cgroup: &Cgroup,
+    listener: UnixListener,
+) -> Attempt<Shim> {
+    let proof = SingleThreaded::verify().doing(|| "fork".into())?;
+    // Before the clone: a child that ends at once must not be missed.
+    let signals = super::server::child_signals()?;
+    let log = match &spec.log {
+        Log::None => None,
+        Log::JsonFile { path, max_size, max_files } => Some(
+            JsonLog::open(path, *max_size, *max_files)
+                .doing(|| format!("open the log {}", path.display()))?,
+        ),
+    };
+    let (mut streams, stdio) = if spec.tty {
+        (ProcessStreams::default(), Stdio::Terminal(spec.console_size))
+    } else {
+        pipes(spec.stdin != Stdin::Null, true, true)?
+    };
+    let join = foreign_namespaces(&spec)?;
+    let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
+        NetNs::Host => None,
+        NetNs::Fd(fd) => Some(fd),
+    };
+    let (sync, theirs) = sync_pair()?;
+    let setup = Setup {
+        spec: &spec,
+        privileges: privileged.borrow(),
+        kernel,
+        netns,
+        join,
+        cgroup: cgroup.mounts_for_container(),
+        stdio,
+        sync: theirs,
+        proof,
+    };
+    let dir = cgroup.dir_fd();
+    let doing = || "clone the container's first process".to_owned();
+    let cloned =
+        clone_process(proof, container::clone_flags(&spec), dir.as_ref().map(AsFd::as_fd)).doing(doing)?;
+    let (pid, pidfd) = match cloned {
+        Cloned::Child => {
+            let mut keep: Vec<BorrowedFd<'_>> = vec![setup.sync.as_fd()];
+            keep.extend(setup.netns.as_ref().map(AsFd::as_fd));
+            keep.extend(setup.join.iter().map(|(_, fd)| fd.as_fd()));
+            keep.extend(stdio_fds(&setup.stdio));
+            drop_others(&keep);
+            container::run(setup)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(setup);
+    let master = settle(cgroup, dir.is_some(), pid, &sync, &pidfd)?;
+    if let Some(master) = master {
+        streams = terminal(master, spec.stdin != Stdin::Null)?;
+    }
+    streams.stdin_once = spec.stdin == Stdin::Once;
+    streams.log = log;
+    let container = Task::new(spec.id, pid, pidfd, streams);
+    Ok(Shim::new(container, cgroup.clone(), privileged, sync, signals, listener, spec.namespaces.pid, proof))
+}
+
+/// Starts a further process in the container, whose first one is `init`.
+pub(super) fn exec(spec: &ExecSpec, attach: Option<Streams>, shim: &Shim) -> Attempt<Task> {
+    let wants = attach.unwrap_or(Streams { stdin: false, stdout: false, stderr: false });
+    let (mut streams, stdio) = if spec.tty {
+        (ProcessStreams::default(), Stdio::Terminal(spec.console_size))
+    } else {
+        pipes(spec.stdin && wants.stdin, wants.stdout, wants.stderr)?
+    };
+    let (sync, theirs) = sync_pair()?;
+    let mut privileges = shim.privileged.borrow();
+    privileges.caps = container::exec_caps(privileges.caps, spec.privileged);
+    if spec.privileged {
+        privileges.seccomp = &[];
+    }
+    let init = shim.container.pidfd.as_fd();
+    // The new process is then a child of ours inside the container's pid namespace, with none in between.
+    rustix::thread::move_into_thread_name_spaces(init, rustix::thread::ThreadNameSpaceType::PROCESS_ID)
+        .doing(|| "enter the container's pid namespace".into())?;
+    let setup = ExecSetup { spec, privileges, init, stdio, sync: theirs };
+    let dir = shim.cgroup.dir_fd();
+    let cloned =
+        clone_process(shim.proof, 0, dir.as_ref().map(AsFd::as_fd)).doing(|| "clone a process".into())?;
+    let (pid, pidfd) = match cloned {
+        Cloned::Child => {
+            let mut keep = vec![setup.sync.as_fd(), init];
+            keep.extend(stdio_fds(&setup.stdio));
+            drop_others(&keep);
+            container::run_exec(setup)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(setup);
+    let master = settle(&shim.cgroup, dir.is_some(), pid, &sync, &pidfd)?;
+    if let Some(master) = master {
+        streams = terminal(master, spec.stdin)?;
+    }
+    streams.stdin_once = true;
+    await_exec(&sync)?;
+    Ok(Task::new(spec.id.clone(), pid, pidfd, streams))
+}
+
+/// Leaves the child of a fork with what it needs.
+fn drop_others(keep: &[BorrowedFd<'_>]) {
+    if hostd_sys::fork::close_all_but(keep).is_err() {
+        hostd_sys::fork::exit_now(1);
+    }
+}
+
+fn stdio_fds(stdio: &Stdio) -> Vec<BorrowedFd<'_>> {
+    match stdio {
+        Stdio::Pipes(fds) => fds.iter().map(AsFd::as_fd).collect(),
+        Stdio::Terminal(_) => Vec::new(),
+    }
+}
+
+/// Puts a fresh child in the cgroup, lets it go on and waits until it is built; its terminal's master.
+fn settle(
+    cgroup: &Cgroup,
+    in_cgroup: bool,
+    pid: i32,
+    sync: &OwnedFd,
+    pidfd: &OwnedFd,
+) -> Attempt<Option<OwnedFd>> {
+    let placed = if in_cgroup { Ok(()) } else { cgroup.add(pid).map_err(|e| Failure::new(chain(&e))) };
+    let told = placed
+        .and_then(|()| wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into()));
+    let built = match told {
+        Ok(()) => await_ready(sync),
+        Err(error) => {
+            kill(pidfd);
+            // When it had ended before, it said why, and that is the cause.
+            Err(await_exec(sync).err().unwrap_or(error))
+        }
+    };
+    built.inspect_err(|_| {
+        kill(pidfd);
+        let _ = rustix::process::waitid(
+            rustix::process::WaitId::PidFd(pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED,
+        );
+    })
+}
+
+/// Kills a process that may have ended by itself.
+fn kill(pidfd: &OwnedFd) {
+    let _ = hostd_sys::fork::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+}
+
+/// Longest message of a process that is being built.
+const LONGEST: usize = 16 << 10;
+
+/// Waits for a process to be built; the master of its terminal, where it has one.
+fn await_ready(sync: &OwnedFd) -> Attempt<Option<OwnedFd>> {
+    let mut text = vec![0; LONGEST];
+    let mut fds = Vec::new();
+    let got = receive(sync, &mut text, &mut fds)?;
+    match text[..got] {
+        [] => Err(Failure::new("the process ended while it was built")),
+        [READY] => Ok(fds.pop()),
+        _ => Err(failure(&text[..got])),
+    }
+}
+
+/// Waits for exec(2): its success closes the socket.
+pub(super) fn await_exec(sync: &OwnedFd) -> Attempt<()> {
+    let mut text = vec![0; LONGEST];
+    match receive(sync, &mut text, &mut Vec::new())? {
+        0 => Ok(()),
+        got => Err(failure(&text[..got])),
+    }
+}
+
+fn failure(text: &[u8]) -> Failure {
+    serde_json::from_slice(text).unwrap_or_else(|error| Failure::new(format!("garbled failure: {error}")))
+}
+
+/// One message and its length; 0 at the end.
+fn receive(sync: &OwnedFd, text: &mut [u8], fds: &mut Vec<OwnedFd>) -> Attempt<usize> {
+    let doing = || "hear from the process".to_owned();
+    let (len, received) = match wire::recv_message(sync.as_fd(), text) {
+        // It ended without reading all that it was told; what it said itself comes after that.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+            wire::recv_message(sync.as_fd(), text).doing(doing)?
+        }
+        result => result.doing(doing)?,
+    };
+    fds.extend(received);
+    Ok(len)
+}
+
+/// A pair of sockets that keep messages apart.
+fn sync_pair() -> Attempt<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .doing(|| "make a socket pair".into())
+}
+
+/// Pipes for what is wanted and `/dev/null` for the rest: our ends, and the process's.
+fn pipes(stdin: bool, stdout: bool, stderr: bool) -> Attempt<(ProcessStreams, Stdio)> {
+    let (stdin_read, stdin_write) = pipe_or_null(stdin, true)?;
+    let (stdout_write, stdout_read) = pipe_or_null(stdout, false)?;
+    let (stderr_write, stderr_read) = pipe_or_null(stderr, false)?;
+    let ours = ProcessStreams::pipes(stdin_write, stdout_read, stderr_read);
+    Ok((ours, Stdio::Pipes([stdin_read, stdout_write, stderr_write])))
+}
+
+/// The process's end and ours, which does not block.
+fn pipe_or_null(wanted: bool, process_reads: bool) -> Attempt<(OwnedFd, Option<OwnedFd>)> {
+    let doing = || "make a pipe".to_owned();
+    if !wanted {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        return Ok((null.doing(|| "open /dev/null".into())?, None));
+    }
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
+    let (theirs, ours) = if process_reads { (read, write) } else { (write, read) };
+    rustix::io::ioctl_fionbio(&ours, true).doing(doing)?;
+    Ok((theirs, Some(ours)))
+}
+
+fn terminal(master: OwnedFd, stdin: bool) -> Attempt<ProcessStreams> {
+    let doing = || "take over the terminal".to_owned();
+    rustix::io::ioctl_fionbio(&master, true).doing(doing)?;
+    ProcessStreams::terminal(master, stdin).doing(doing)
+}
+
+/// Namespaces of other containers. That of pids works on the children of the process that enters it.
+fn foreign_namespaces(spec: &ContainerSpec) -> Attempt<Vec<(LinkNameSpaceType, OwnedFd)>> {
+    let open = |pid: i32, name: &str| {
+        let path = format!("/proc/{pid}/ns/{name}");
+        rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .doing(|| format!("open {path}"))
+    };
+    let ns = &spec.namespaces;
+    let mut join = Vec::new();
+    if let NsMode::Of(pid) = ns.pid {
+        let fd = open(pid, "pid")?;
+        rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::ProcessID))
+            .doing(|| "join another container's pid namespace".into())?;
+    }
+    let others = [
+        (ns.ipc, "ipc", LinkNameSpaceType::InterProcessCommunication),
+        (ns.uts, "uts", LinkNameSpaceType::HostNameAndNISDomainName),
+        (ns.cgroup, "cgroup", LinkNameSpaceType::ControlGroup),
+    ];
+    for (mode, name, kind) in others {
+        if let NsMode::Of(pid) = mode {
+            join.push((kind, open(pid, name)?));
+        }
+    }
+    Ok(join)
+}
+
+impl Privileged {
+    pub(super) fn borrow(&self) -> Privileges<'_> {
+        Privileges { caps: self.caps, no_new_privileges: self.no_new_privileges, seccomp: &self.seccomp }
+    }
+}

@@ -1,0 +1,438 @@
+//! The shim's loop: one poll(2) over signals, the socket, the clients and the processes' stdio.
+
+use super::create;
+use super::streams::{ProcessStreams, Source};
+use crate::Streams;
+use crate::capabilities::CapSet;
+use crate::cgroup::Cgroup;
+use crate::container::{START, program, resize};
+use crate::spec::{NsMode, TtySize};
+use crate::wire::{self, Attempt, Doing, ExitRecord, Failure, Reply, Request};
+use hostd_sys::fork::SingleThreaded;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+/// How long output is still read of a process that has ended while others hold its pipes open.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a client may take to send a request that it has begun.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// After how long without anything to do the memory that is free goes back to the kernel.
+const IDLE: Duration = Duration::from_secs(1);
+/// How many ended execs are remembered.
+const REMEMBERED: usize = 128;
+
+/// What the container's processes may do.
+#[derive(Debug)]
+pub(super) struct Privileged {
+    pub(super) caps: CapSet,
+    pub(super) no_new_privileges: bool,
+    pub(super) seccomp: Vec<u8>,
+}
+
+/// A process of the container that the shim started.
+#[derive(Debug)]
+pub(super) struct Task {
+    id: String,
+    pid: i32,
+    pub(super) pidfd: OwnedFd,
+    streams: ProcessStreams,
+    exit: Option<ExitRecord>,
+    ended: Option<Instant>,
+    waiters: Vec<UnixStream>,
+}
+
+impl Task {
+    pub(super) fn new(id: String, pid: i32, pidfd: OwnedFd, streams: ProcessStreams) -> Self {
+        Self { id, pid, pidfd, streams, exit: None, ended: None, waiters: Vec::new() }
+    }
+
+    /// Takes note of the end, and tells first the waiters, then those attached: who reads end of file may ask
+    /// for the exit.
+    fn tell(&mut self, record: ExitRecord) {
+        self.exit = Some(record);
+        for mut waiter in std::mem::take(&mut self.waiters) {
+            // A waiter that left does not care.
+            let _ = send(&mut waiter, &Reply::Exited(record));
+        }
+        if self.streams.outputs_ended() || self.streams.terminal {
+            self.streams.close();
+        }
+    }
+
+    /// Reads what the ended process left.
+    fn drain(&mut self) {
+        self.ended = Some(Instant::now());
+        self.streams.drain();
+    }
+
+    /// Drops who left, and closes what others hold open for too long; when to look again.
+    fn sweep(&mut self) -> Option<Instant> {
+        if self.ended.is_none() && self.streams.hold_is_over() && is_exiting(self.pid) {
+            self.streams.hold_on();
+        }
+        self.streams.sweep();
+        let grace = self.ended.map(|ended| ended + GRACE).filter(|_| !self.streams.outputs_ended());
+        if grace.is_some_and(|end| Instant::now() >= end) {
+            self.streams.close();
+            return self.streams.deadline();
+        }
+        if self.ended.is_some() && self.streams.outputs_ended() {
+            self.streams.close();
+        }
+        [grace, self.streams.deadline()].into_iter().flatten().min()
+    }
+
+    fn is_done(&self) -> bool {
+        self.exit.is_some() && self.streams.is_done()
+    }
+}
+
+/// The shim of one container.
+#[derive(Debug)]
+pub(super) struct Shim {
+    pub(super) container: Task,
+    pub(super) cgroup: Cgroup,
+    pub(super) privileged: Privileged,
+    pub(super) proof: SingleThreaded,
+    execs: Vec<Task>,
+    /// To the first process until it is started.
+    sync: Option<OwnedFd>,
+    signals: SignalFd,
+    listener: UnixListener,
+    connections: Vec<UnixStream>,
+    /// Whether processes may outlive the first one.
+    shares_pids: bool,
+    quit: bool,
+}
+
+/// What a descriptor in the poll set stands for.
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Signals,
+    Listener,
+    Connection(usize),
+    Waiter(usize, usize),
+    /// Task 0 is the container, the others are execs.
+    Stream(usize, Source),
+}
+
+/// Blocks SIGCHLD, and reports it on a descriptor.
+pub(super) fn child_signals() -> Attempt<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set.thread_block().doing(|| "block SIGCHLD".into())?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .doing(|| "watch for SIGCHLD".into())
+}
+
+fn send(to: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+    to.write_all(&wire::encode(reply, &[])?)
+}
+
+impl Shim {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn new(
+        container: Task,
+        cgroup: Cgroup,
+        privileged: Privileged,
+        sync: OwnedFd,
+        signals: SignalFd,
+        listener: UnixListener,
+        pid: NsMode,
+        proof: SingleThreaded,
+    ) -> Self {
+        Self {
+            container,
+            cgroup,
+            privileged,
+            proof,
+            execs: Vec::new(),
+            sync: Some(sync),
+            signals,
+            listener,
+            connections: Vec::new(),
+            shares_pids: pid != NsMode::Private,
+            quit: false,
+        }
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.container.pid
+    }
+
+    /// Serves until the container has ended and everyone knows. `owner` is the hostd that created it.
+    pub(super) fn serve(mut self, owner: UnixStream) -> io::Result<()> {
+        self.listener.set_nonblocking(true)?;
+        owner.set_read_timeout(Some(REQUEST_TIMEOUT))?;
+        self.connections.push(owner);
+        // The owner's is the first connection until it closes, which it never does before the start.
+        // When what was done last has left memory free, and for long enough.
+        let mut tidy_at = None;
+        while !self.quit && !self.is_done() {
+            let deadline = self.sweep();
+            if self.is_done() {
+                break;
+            }
+            let ready = self.wait([deadline, tidy_at].into_iter().flatten().min())?;
+            if !ready.is_empty() {
+                tidy_at = Some(Instant::now() + IDLE);
+            } else if tidy_at.is_some_and(|at| Instant::now() >= at) {
+                hostd_sys::fork::trim_heap();
+                tidy_at = None;
+            }
+            self.dispatch(&ready);
+        }
+        if self.quit {
+            self.abandon();
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.container.is_done() && self.execs.iter().all(Task::is_done)
+    }
+
+    fn task(&mut self, at: usize) -> &mut Task {
+        if at == 0 { &mut self.container } else { &mut self.execs[at - 1] }
+    }
+
+    fn sweep(&mut self) -> Option<Instant> {
+        let deadlines = [self.container.sweep()].into_iter();
+        let deadline = deadlines.chain(self.execs.iter_mut().map(Task::sweep)).flatten().min();
+        while self.execs.len() > REMEMBERED {
+            let Some(oldest) = self.execs.iter().position(Task::is_done) else { break };
+            self.execs.remove(oldest);
+        }
+        deadline
+    }
+
+    /// Waits for something to happen.
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<Vec<(Token, PollFlags)>> {
+        let mut tokens = vec![Token::Signals, Token::Listener];
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        for (at, connection) in self.connections.iter().enumerate() {
+            tokens.push(Token::Connection(at));
+            fds.push(PollFd::new(connection, PollFlags::IN));
+        }
+        for (at, task) in std::iter::once(&self.container).chain(&self.execs).enumerate() {
+            for (which, waiter) in task.waiters.iter().enumerate() {
+                tokens.push(Token::Waiter(at, which));
+                fds.push(PollFd::new(waiter, PollFlags::empty()));
+            }
+            task.streams.poll(|fd, source| {
+                tokens.push(Token::Stream(at, source));
+                fds.push(fd);
+            });
+        }
+        let timeout = deadline.map(|at| {
+            // Rounded up, or the last fraction of a millisecond would be spent spinning.
+            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = tokens.into_iter().zip(&fds).map(|(token, fd)| (token, fd.revents()));
+        Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
+    }
+
+    fn dispatch(&mut self, ready: &[(Token, PollFlags)]) {
+        let mut leaving = Vec::new();
+        // Streams first: they are known by their place, which requests and signals may change.
+        for &(token, events) in ready {
+            match token {
+                Token::Stream(at, source) => self.task(at).streams.ready(source, events),
+                Token::Waiter(at, which) => leaving.push((at, which)),
+                _ => {}
+            }
+        }
+        for (at, which) in leaving.into_iter().rev() {
+            self.task(at).waiters.remove(which);
+            // A container that nobody can start any more: the hostd that created it is gone.
+            self.quit |= at == 0 && self.sync.is_some();
+        }
+        let mut readable = Vec::new();
+        for &(token, _) in ready {
+            match token {
+                Token::Connection(at) => readable.push(at),
+                Token::Listener => self.accept(),
+                Token::Signals => self.reap(),
+                Token::Stream(..) | Token::Waiter(..) => {}
+            }
+        }
+        for at in readable.into_iter().rev() {
+            let connection = self.connections.swap_remove(at);
+            self.serve_connection(connection);
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((connection, _)) = self.listener.accept() {
+            let limit = Some(REQUEST_TIMEOUT);
+            if connection.set_read_timeout(limit).and(connection.set_write_timeout(limit)).is_ok() {
+                self.connections.push(connection);
+            }
+        }
+    }
+
+    /// Reads one request and answers it.
+    fn serve_connection(&mut self, mut connection: UnixStream) {
+        match wire::read::<Request>(&mut connection) {
+            Ok(Some((request, _))) => self.answer(request, connection),
+            // As above, before it waited.
+            Ok(None) | Err(_) => self.quit |= self.sync.is_some() && self.connections.is_empty(),
+        }
+    }
+
+    fn answer(&mut self, request: Request, mut connection: UnixStream) {
+        let result = match request {
+            Request::Hello => Ok(Reply::Hello { pid: self.pid(), started: self.sync.is_none() }),
+            Request::Start => self.start().map(|()| Reply::Done),
+            Request::Kill(signal) => self.kill(signal).map(|()| Reply::Done),
+            Request::Resize(size) => set_size(&self.container, size).map(|()| Reply::Done),
+            Request::Wait => return wait(&mut self.container, connection),
+            Request::Attach(wants) => return self.attach(connection, wants),
+            Request::Exec { spec, attach } => match create::exec(&spec, attach, self) {
+                Ok(task) => return self.add_exec(task, attach, connection),
+                Err(failure) => Err(failure),
+            },
+            Request::ExecWait(id) => match self.exec(&id) {
+                Some(task) => return wait(task, connection),
+                None => Ok(Reply::NoSuchExec),
+            },
+            Request::ExecPid(id) => {
+                Ok(self.exec(&id).map_or(Reply::NoSuchExec, |task| Reply::ExecIs { pid: task.pid }))
+            }
+            Request::ExecResize(id, size) => match self.exec(&id) {
+                Some(task) => set_size(task, size).map(|()| Reply::Done),
+                None => Ok(Reply::NoSuchExec),
+            },
+            Request::Quit => {
+                self.quit = true;
+                Ok(Reply::Done)
+            }
+        };
+        // When the asker is gone there is nobody to keep the connection for.
+        if send(&mut connection, &result.unwrap_or_else(Reply::Failed)).is_ok() {
+            self.connections.push(connection);
+        }
+    }
+
+    fn exec(&mut self, id: &str) -> Option<&mut Task> {
+        self.execs.iter_mut().find(|task| task.id == id)
+    }
+
+    fn start(&mut self) -> Attempt<()> {
+        let sync = self.sync.take().ok_or_else(|| Failure::new("the container was started before"))?;
+        wire::send_fds(sync.as_fd(), &[START], &[]).doing(|| "start the container's process".into())?;
+        create::await_exec(&sync)
+    }
+
+    fn kill(&self, signal: i32) -> Attempt<()> {
+        hostd_sys::fork::pidfd_send_signal(self.container.pidfd.as_fd(), signal)
+            .doing(|| format!("send signal {signal}"))
+    }
+
+    fn attach(&mut self, mut connection: UnixStream, wants: Streams) {
+        if send(&mut connection, &Reply::Done).is_ok() {
+            // One that cannot be attached is closed, which its client reads as the end.
+            let _ = self.container.streams.attach(connection, wants);
+        }
+    }
+
+    fn add_exec(&mut self, mut task: Task, attach: Option<Streams>, mut connection: UnixStream) {
+        let answered = send(&mut connection, &Reply::ExecIs { pid: task.pid }).is_ok();
+        match attach {
+            Some(wants) if answered => {
+                let _ = task.streams.attach(connection, wants);
+            }
+            _ => self.connections.push(connection),
+        }
+        self.execs.push(task);
+        // It may have ended before it was on the list.
+        self.reap();
+    }
+
+    /// Takes note of every process that has ended.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        while let Ok(Some((pid, status))) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
+            let (pid, code) = (pid.as_raw_pid(), program::exit_code(status));
+            if pid == self.container.pid {
+                self.container_ended(code);
+            } else if let Some(task) = self.execs.iter_mut().find(|t| t.pid == pid && t.exit.is_none()) {
+                task.drain();
+                task.tell(ExitRecord::now(code, false));
+            }
+        }
+    }
+
+    fn container_ended(&mut self, code: i32) {
+        let record = ExitRecord::now(code, self.cgroup.oom_kills() > 0);
+        self.sync = None;
+        if self.shares_pids {
+            self.cgroup.kill_all();
+        }
+        self.container.drain();
+        if let Err(error) = crate::state::write_exit(".".as_ref(), &record) {
+            eprintln!("hostd shim: cannot write exit.json: {error}");
+        }
+        self.container.tell(record);
+        // Killed by the kernel along with their pid namespace, or just now.
+        if let Err(error) = self.cgroup.remove() {
+            eprintln!("hostd shim: {}", wire::chain(&error));
+        }
+    }
+
+    /// Ends the container for a hostd that wants no more of it.
+    fn abandon(&mut self) {
+        if self.container.exit.is_none() {
+            self.cgroup.kill_all();
+            let _ = hostd_sys::fork::pidfd_send_signal(self.container.pidfd.as_fd(), libc::SIGKILL);
+            while self.container.exit.is_none() {
+                match rustix::process::wait(rustix::process::WaitOptions::empty()) {
+                    Ok(Some((pid, status))) if pid.as_raw_pid() == self.container.pid => {
+                        self.container_ended(program::exit_code(status));
+                    }
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+}
+
+/// Whether a child of ours is on its way out: its descriptors are closed some time before it can be reaped,
+/// a long time where the kernel is busy taking namespaces down.
+fn is_exiting(pid: i32) -> bool {
+    const PF_EXITING: u32 = 4;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before may hold anything; then come state, ppid, pgrp, session, tty, tpgid, flags (proc(5)).
+    let flags =
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+fn wait(task: &mut Task, mut connection: UnixStream) {
+    match task.exit {
+        Some(record) => {
+            let _ = send(&mut connection, &Reply::Exited(record));
+        }
+        None => task.waiters.push(connection),
+    }
+}
+
+fn set_size(task: &Task, size: TtySize) -> Attempt<()> {
+    let master = task.streams.master().ok_or_else(|| Failure::new("the process has no terminal"))?;
+    resize(master, size).doing(|| "resize the terminal".into())
+}

@@ -1,0 +1,362 @@
+//! A process's stdio as the shim sees it: what it prints goes to the log and to every attached client, what
+//! clients write goes to its stdin.
+//!
+//! Nothing is read from the process while a client has not taken what it was sent before: a slow client
+//! holds the process back, as with Docker, and costs at most one buffer. One that takes nothing at all for
+//! [`STALLED`] is disconnected, so that a forgotten client cannot stop a container for ever.
+//!
+//! End of file tells a client that the process has ended: it may ask for the exit status at once. So it is
+//! held back until the process is reaped; but for no longer than [`HOLD`] where it is not about to end, as a
+//! process may close its outputs and go on.
+
+use super::log::JsonLog;
+use crate::Streams;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// After how long a client that takes nothing is disconnected.
+pub(super) const STALLED: Duration = Duration::from_secs(60);
+
+/// How long the end of all output is kept from clients while the process has not ended.
+const HOLD: Duration = Duration::from_millis(100);
+
+/// Most that is read from a process at once; also what a pipe holds.
+const CHUNK: usize = 64 << 10;
+
+/// One process's streams.
+#[derive(Debug, Default)]
+pub(super) struct ProcessStreams {
+    /// stdout and stderr; with a terminal its master is the first.
+    outputs: [Option<OwnedFd>; 2],
+    stdin: Option<OwnedFd>,
+    pub(super) terminal: bool,
+    /// Close stdin when a client that may write leaves or ends its half.
+    pub(super) stdin_once: bool,
+    pub(super) log: Option<JsonLog>,
+    clients: Vec<Client>,
+    /// What a client wrote and the process has not taken yet.
+    unread: Vec<u8>,
+    /// Close stdin once `unread` is gone.
+    stdin_ends: bool,
+    /// When the last output ended.
+    silent: Option<Instant>,
+    /// Clients come no more and what is there is the last.
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Client {
+    socket: UnixStream,
+    wants: Streams,
+    /// What it was sent and has not taken, from `taken` on.
+    queue: Vec<u8>,
+    taken: usize,
+    /// When it last took something (or had nothing to take).
+    progress: Instant,
+    input_open: bool,
+    /// Whether it was told that there is no more output; it may still write.
+    output_ended: bool,
+    gone: bool,
+}
+
+/// What a descriptor in the poll set belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    Output(usize),
+    Stdin,
+    Client(usize),
+}
+
+impl ProcessStreams {
+    pub(super) fn pipes(stdin: Option<OwnedFd>, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> Self {
+        Self { outputs: [stdout, stderr], stdin, ..Self::default() }
+    }
+
+    /// Streams of a process on the terminal whose master this is.
+    pub(super) fn terminal(master: OwnedFd, stdin: bool) -> rustix::io::Result<Self> {
+        let writer = if stdin { Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?) } else { None };
+        Ok(Self { outputs: [Some(master), None], stdin: writer, terminal: true, ..Self::default() })
+    }
+
+    /// The terminal's master.
+    pub(super) fn master(&self) -> Option<BorrowedFd<'_>> {
+        self.outputs[0].as_ref().filter(|_| self.terminal).map(AsFd::as_fd)
+    }
+
+    pub(super) fn attach(&mut self, socket: UnixStream, wants: Streams) -> std::io::Result<()> {
+        socket.set_nonblocking(true)?;
+        self.clients.push(Client {
+            socket,
+            wants,
+            queue: Vec::new(),
+            taken: 0,
+            progress: Instant::now(),
+            input_open: true,
+            output_ended: false,
+            gone: false,
+        });
+        Ok(())
+    }
+
+    /// Whether there is nothing more to do: the outputs ended and every client has all.
+    pub(super) fn is_done(&self) -> bool {
+        self.outputs_ended() && self.clients.is_empty()
+    }
+
+    pub(super) fn outputs_ended(&self) -> bool {
+        self.outputs.iter().all(Option::is_none)
+    }
+
+    /// Adds what is to be waited for.
+    pub(super) fn poll<'a>(&'a self, mut add: impl FnMut(PollFd<'a>, Source)) {
+        if self.clients.iter().all(|client| client.queue.is_empty()) {
+            for (at, output) in self.outputs.iter().enumerate() {
+                if let Some(fd) = output {
+                    add(PollFd::new(fd, PollFlags::IN), Source::Output(at));
+                }
+            }
+        }
+        if let Some(fd) = self.stdin.as_ref().filter(|_| !self.unread.is_empty()) {
+            add(PollFd::new(fd, PollFlags::OUT), Source::Stdin);
+        }
+        for (at, client) in self.clients.iter().enumerate() {
+            let mut events = PollFlags::empty();
+            if client.input_open && self.unread.is_empty() {
+                events |= PollFlags::IN;
+            }
+            if !client.queue.is_empty() {
+                events |= PollFlags::OUT;
+            }
+            add(PollFd::new(&client.socket, events), Source::Client(at));
+        }
+    }
+
+    /// When a client counts as stalled, or may be told of the end of all output.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let untold = |client: &&Client| !client.output_ended && client.queue.is_empty();
+        let end = self.silent.filter(|_| self.clients.iter().any(|client| untold(&client)));
+        let stalled = self.clients.iter().filter(|c| !c.queue.is_empty()).map(|c| c.progress + STALLED);
+        stalled.chain(end.map(|since| since + HOLD)).min()
+    }
+
+    /// Whether clients are about to be told that there is no more output.
+    pub(super) fn hold_is_over(&self) -> bool {
+        self.silent.is_some_and(|since| Instant::now() >= since + HOLD)
+            && self.clients.iter().any(|client| !client.output_ended)
+    }
+
+    /// Keeps the end of all output from clients once more.
+    pub(super) fn hold_on(&mut self) {
+        self.silent = Some(Instant::now());
+    }
+
+    /// Deals with what poll(2) reported.
+    pub(super) fn ready(&mut self, source: Source, events: PollFlags) {
+        match source {
+            Source::Output(at) => {
+                self.read_output(at);
+            }
+            Source::Stdin => self.feed(events),
+            Source::Client(at) => {
+                if events.contains(PollFlags::OUT) {
+                    self.clients[at].flush();
+                }
+                if events.contains(PollFlags::IN) {
+                    self.read_client(at);
+                } else if events.intersects(PollFlags::HUP | PollFlags::ERR) {
+                    self.clients[at].gone = true;
+                }
+            }
+        }
+    }
+
+    /// Drops the clients that left or stalled; the process's stdin may end with one.
+    pub(super) fn sweep(&mut self) {
+        let (now, closing) = (Instant::now(), self.closing);
+        let silent = self.silent.is_some_and(|since| now >= since + HOLD);
+        let takes_input = self.stdin.is_some() && !self.stdin_ends;
+        let (before, mut writers) = (self.clients.len(), 0);
+        self.clients.retain_mut(|client| {
+            let idle = client.queue.is_empty();
+            let stalled = !idle && now >= client.progress + STALLED;
+            let over = idle && (closing || silent && !client.end_output(takes_input));
+            let keep = !(client.gone || stalled || over);
+            writers += usize::from(!keep && client.wants.stdin && client.input_open);
+            keep
+        });
+        if before != self.clients.len() && writers > 0 {
+            self.end_stdin_if_once();
+        }
+    }
+
+    /// Takes everything that a dead process left in its pipes, without regard to slow clients: that is at most
+    /// what a pipe holds.
+    pub(super) fn drain(&mut self) {
+        for at in 0..2 {
+            for _ in 0..64 {
+                if self.outputs[at].is_none() || !self.read_output(at) {
+                    break;
+                }
+            }
+        }
+        self.stdin = None;
+        self.unread = Vec::new();
+    }
+
+    /// Ends the streams: what is in the queues still goes out, then clients read end of file.
+    pub(super) fn close(&mut self) {
+        self.outputs = [None, None];
+        self.stdin = None;
+        self.closing = true;
+        if let Some(log) = &mut self.log {
+            // There is nobody left to tell; the file is as good as it gets.
+            let _ = log.finish();
+        }
+        self.log = None;
+        self.sweep();
+    }
+
+    /// Reads once; whether there may be more.
+    fn read_output(&mut self, at: usize) -> bool {
+        let Some(fd) = &self.outputs[at] else { return false };
+        let mut buffer = vec![0; CHUNK];
+        match rustix::io::read(fd, &mut buffer[..]) {
+            Ok(0) => self.end_output(at),
+            Ok(len) => {
+                self.deliver(at as u8 + 1, &buffer[..len]);
+                return true;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => return false,
+            // EIO: no process has the terminal open.
+            Err(_) => self.end_output(at),
+        }
+        false
+    }
+
+    fn end_output(&mut self, at: usize) {
+        self.outputs[at] = None;
+        if self.outputs_ended() {
+            self.silent = Some(Instant::now());
+        }
+    }
+
+    fn deliver(&mut self, stream: u8, data: &[u8]) {
+        if let Some(log) = &mut self.log {
+            // A full disk must not stop the container; what cannot be logged is lost, as with Docker.
+            let _ = log.add(stream, data);
+        }
+        for client in &mut self.clients {
+            if if stream == 2 { client.wants.stderr } else { client.wants.stdout } {
+                client.send(stream, data, self.terminal);
+            }
+        }
+    }
+
+    fn read_client(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        let mut buffer = vec![0; 32 << 10];
+        match rustix::io::read(&client.socket, &mut buffer[..]) {
+            Ok(0) => {
+                client.input_open = false;
+                if client.wants.stdin {
+                    self.end_stdin_if_once();
+                }
+            }
+            Ok(len) if client.wants.stdin && self.stdin.is_some() && !self.stdin_ends => {
+                buffer.truncate(len);
+                self.unread = buffer;
+                self.feed(PollFlags::OUT);
+            }
+            // It may write, but nobody reads.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => client.gone = true,
+        }
+    }
+
+    /// Gives the process what it is ready to take.
+    fn feed(&mut self, events: PollFlags) {
+        let Some(fd) = &self.stdin else { return };
+        match rustix::io::write(fd, &self.unread) {
+            Ok(len) => {
+                self.unread.drain(..len);
+            }
+            Err(Errno::AGAIN | Errno::INTR) if !events.contains(PollFlags::ERR) => {}
+            // It has closed its stdin.
+            Err(_) => {
+                self.unread.clear();
+                self.stdin_ends = true;
+            }
+        }
+        if self.unread.is_empty() {
+            self.unread = Vec::new();
+            if self.stdin_ends {
+                self.stdin = None;
+            }
+        }
+    }
+
+    /// End of file on stdin where one client is all it gets. A terminal has no end of file.
+    fn end_stdin_if_once(&mut self) {
+        if !self.stdin_once || self.terminal {
+            return;
+        }
+        self.stdin_ends = true;
+        if self.unread.is_empty() {
+            self.stdin = None;
+        }
+    }
+}
+
+impl Client {
+    /// Sends what the socket takes now, and keeps the rest.
+    fn send(&mut self, stream: u8, data: &[u8], raw: bool) {
+        let head = {
+            let [a, b, c, d] = (data.len() as u32).to_be_bytes();
+            [stream, 0, 0, 0, a, b, c, d]
+        };
+        let head: &[u8] = if raw { &[] } else { &head };
+        let mut sent = 0;
+        if self.queue.is_empty() {
+            self.progress = Instant::now();
+            let parts = [std::io::IoSlice::new(head), std::io::IoSlice::new(data)];
+            match rustix::io::writev(&self.socket, &parts) {
+                Ok(len) => sent = len,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => self.gone = true,
+            }
+        }
+        if !self.gone && sent < head.len() + data.len() {
+            self.queue.extend_from_slice(&head[sent.min(head.len())..]);
+            self.queue.extend_from_slice(&data[sent.saturating_sub(head.len())..]);
+        }
+    }
+
+    /// Lets it read end of file; whether it is still there to write to the process.
+    fn end_output(&mut self, takes_input: bool) -> bool {
+        if !(takes_input && self.wants.stdin && self.input_open) {
+            return false;
+        }
+        if !self.output_ended {
+            self.output_ended = true;
+            self.gone = self.socket.shutdown(std::net::Shutdown::Write).is_err();
+        }
+        true
+    }
+
+    fn flush(&mut self) {
+        match rustix::io::write(&self.socket, &self.queue[self.taken..]) {
+            Ok(len) => {
+                self.taken += len;
+                self.progress = Instant::now();
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.gone = true,
+        }
+        if self.taken == self.queue.len() {
+            (self.queue, self.taken) = (Vec::new(), 0);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What a container is to be, as the engine asks for it: everything resolved but what only the rootfs can
+//! tell (users, groups, the program on `PATH`), which is looked up inside the container.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// A container to create.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// 64 hex digits.
+    pub id: String,
+    /// Program and arguments; the program is looked up on the container's `PATH` when it has no slash.
+    pub args: Vec<String>,
+    /// `NAME=value`; `HOME` and `PATH` are added when absent, `TERM` and `HOSTNAME` are the engine's to add.
+    pub env: Vec<String>,
+    /// Working directory, created when missing.
+    pub cwd: String,
+    /// As in `docker run -u`: empty, `uid[:gid]` or `name[:group]`, resolved in the rootfs.
+    pub user: String,
+    /// Supplementary groups by name or id.
+    pub group_add: Vec<String>,
+    /// Host name inside a private UTS namespace.
+    pub hostname: String,
+    /// NIS domain name inside a private UTS namespace; empty leaves it.
+    pub domainname: String,
+    /// Whether the process gets a pseudo terminal.
+    pub tty: bool,
+    /// Initial size of the terminal.
+    pub console_size: Option<TtySize>,
+    /// What the process reads.
+    pub stdin: Stdin,
+    /// The layers the root file system is made of.
+    pub rootfs: RootFs,
+    /// Mount the root file system read-only.
+    pub read_only_rootfs: bool,
+    /// Mounts besides the standard ones (`/proc`, `/sys`, `/dev` …), in order.
+    pub mounts: Vec<Mount>,
+    /// Which namespaces are its own and which are shared.
+    pub namespaces: Namespaces,
+    /// All capabilities, all devices, no masked paths, no seccomp filter.
+    pub privileged: bool,
+    /// Capabilities added to Docker's default set (`NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`).
+    pub cap_add: Vec<String>,
+    /// Capabilities taken from Docker's default set.
+    pub cap_drop: Vec<String>,
+    /// System call filter.
+    pub seccomp: Seccomp,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privileges: bool,
+    /// `None` means the default list.
+    pub masked_paths: Option<Vec<String>>,
+    /// `None` means the default list.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Cgroup limits.
+    pub resources: Resources,
+    /// Parent of the container's cgroup; `None` means the runtime's own.
+    pub cgroup_parent: Option<String>,
+    /// Host devices to make available.
+    pub devices: Vec<Device>,
+    /// `net.*`, `kernel.*` … of the container's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Resource limits of the first process.
+    pub ulimits: Vec<Ulimit>,
+    /// -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+    /// Run our own init as process 1, which forwards signals and reaps.
+    pub init: bool,
+    /// Where the shim writes what the process prints.
+    pub log: Log,
+}
+
+/// Rows and columns of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TtySize {
+    /// Height in characters.
+    pub rows: u16,
+    /// Width in characters.
+    pub cols: u16,
+}
+
+/// What a process reads on its standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdin {
+    /// `/dev/null`.
+    Null,
+    /// Attached clients may write; stays open when they leave.
+    Open,
+    /// Attached clients may write; closed when the first of them leaves.
+    Once,
+}
+
+/// An overlay mount that the container makes inside its own mount namespace (so that nothing is left behind
+/// on the host when it dies).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Lower directories, top layer first.
+    pub lower: Vec<PathBuf>,
+    /// Writable layer.
+    pub upper: PathBuf,
+    /// Overlay's work directory, on the same file system as `upper`.
+    pub work: PathBuf,
+}
+
+/// One mount inside the container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path in the container; created when missing, never followed out of the rootfs.
+    pub destination: String,
+    /// What is mounted.
+    pub kind: MountKind,
+    /// Mount it read-only (recursively, for a bind).
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute path on the host; must exist.
+        source: PathBuf,
+        /// `private`, `rprivate`, `shared`, `rshared`, `slave`, `rslave`; `None` is `rprivate`.
+        propagation: Option<String>,
+        /// Whether mounts below the source come along.
+        recursive: bool,
+    },
+    /// A fresh tmpfs.
+    Tmpfs {
+        /// As for mount(8): `size=64m`, `mode=1777`, `noexec` …
+        options: Vec<String>,
+    },
+}
+
+/// The namespaces of a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Network.
+    #[serde(skip, default = "NetNs::host")]
+    pub net: NetNs,
+    /// Process ids.
+    pub pid: NsMode,
+    /// System V IPC and POSIX message queues.
+    pub ipc: NsMode,
+    /// Host name.
+    pub uts: NsMode,
+    /// Cgroup root.
+    pub cgroup: NsMode,
+}
+
+/// The network namespace to enter.
+#[derive(Debug)]
+pub enum NetNs {
+    /// The host's.
+    Host,
+    /// One made before, by the network crate.
+    Fd(OwnedFd),
+}
+
+impl NetNs {
+    /// What stands in a spec on its way to the shim, beside which the descriptor travels.
+    fn host() -> Self {
+        Self::Host
+    }
+}
+
+/// Where a namespace comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NsMode {
+    /// A new one.
+    Private,
+    /// The host's.
+    Host,
+    /// That of another container, by the pid of its first process.
+    Of(i32),
+}
+
+/// System call filter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// Docker's default profile, depending on the capabilities.
+    Default,
+    /// No filter.
+    Unconfined,
+    /// A profile in Docker's JSON format.
+    Profile(String),
+}
+
+/// Cgroup limits; `None` leaves the kernel's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Memory limit in bytes.
+    pub memory: Option<i64>,
+    /// Soft limit in bytes.
+    pub memory_reservation: Option<i64>,
+    /// Memory and swap together in bytes; -1 is unlimited swap.
+    pub memory_swap: Option<i64>,
+    /// 0 to 100 (cgroup v1).
+    pub memory_swappiness: Option<u64>,
+    /// Relative weight, 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU time per period.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
+    /// List of CPUs such as `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// List of memory nodes.
+    pub cpuset_mems: Option<String>,
+    /// Number of processes; -1 is unlimited.
+    pub pids_limit: Option<i64>,
+    /// Device cgroup rules such as `c 1:3 mr`.
+    pub device_rules: Vec<String>,
+}
+
+/// A host device in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Path on the host.
+    pub path_on_host: PathBuf,
+    /// Path in the container.
+    pub path_in_container: String,
+    /// Any of `r`, `w`, `m`.
+    pub permissions: String,
+}
+
+/// A resource limit (setrlimit(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// `nofile`, `nproc`, …
+    pub name: String,
+    /// Soft limit; -1 is unlimited.
+    pub soft: i64,
+    /// Hard limit; -1 is unlimited.
+    pub hard: i64,
+}
+
+/// Where output goes besides attached clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Log {
+    /// Nowhere.
+    None,
+    /// Docker's json-file format: one `{"log":…,"stream":…,"time":…}` a line.
+    JsonFile {
+        /// The file; created 0640, its rotated elders beside it as `.1`, `.2` …
+        path: PathBuf,
+        /// Rotate when it would grow past that many bytes.
+        max_size: Option<u64>,
+        /// How many files to keep, this one included.
+        max_files: u32,
+    },
+}
+
+/// A further process in a running container (`docker exec`).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// 64 hex digits.
+    pub id: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<String>,
+    /// Working directory; `/` when empty.
+    pub cwd: String,
+    /// As in [`ContainerSpec::user`].
+    pub user: String,
+    /// Whether the process gets a pseudo terminal.
+    pub tty: bool,
+    /// Initial size of the terminal.
+    pub console_size: Option<TtySize>,
+    /// Whether it may read from the attached client.
+    pub stdin: bool,
+    /// All capabilities, no seccomp filter.
+    pub privileged: bool,
+}
