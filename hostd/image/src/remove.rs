@@ -1,0 +1,153 @@
+//! `docker rmi`, with Docker's rules for names, ids and images in use.
+
+use crate::digest::Digest;
+use crate::error::ImageError;
+use crate::model::Removed;
+use crate::reference::Reference;
+use crate::store::{ImageStore, Inner};
+use std::collections::BTreeSet;
+
+/// Tells who uses an image: (container id, whether it runs).
+type Users<'a> = &'a (dyn Fn(&str) -> Vec<(String, bool)> + Sync);
+
+impl ImageStore {
+    /// `docker rmi`: untags, and deletes the image and its unshared layers with the last tag. `users` tells who uses
+    /// an image: (container id, whether it runs); Docker's conflict messages. No image here has a parent image, so that
+    /// `prune_parents` finds nothing more to remove.
+    pub async fn remove(
+        &self,
+        name: &str,
+        force: bool,
+        prune_parents: bool,
+        users: &(dyn Fn(&str) -> Vec<(String, bool)> + Sync),
+    ) -> Result<Vec<Removed>, ImageError> {
+        let _ = prune_parents;
+        // A few renames and one small file: not worth a thread of its own, which could not borrow `users`.
+        Removal { inner: &self.inner, force, users, done: Vec::new() }.run(name)
+    }
+}
+
+struct Removal<'a> {
+    inner: &'a Inner,
+    force: bool,
+    users: Users<'a>,
+    done: Vec<Removed>,
+}
+
+impl Removal<'_> {
+    fn run(mut self, name: &str) -> Result<Vec<Removed>, ImageError> {
+        let _changes = self.inner.change();
+        let id = self.inner.read().resolve(name)?;
+        let names = self.names(&id);
+        let by_name = !is_id_prefix(&id, name);
+        if by_name {
+            let reference: Reference = name.parse()?;
+            if !self.force
+                && is_one_repository(&names)
+                && let Some((container, _)) = (self.users)(&id.to_string()).first()
+            {
+                return Err(ImageError::Conflict(format!(
+                    "conflict: unable to remove repository reference {name:?} (must force) - container {} is using its \
+                     referenced image {}",
+                    short(container),
+                    id.short()
+                )));
+            }
+            self.untag_by_name(&reference.canonical(), &names)?;
+            if !self.names(&id).is_empty() {
+                return Ok(self.done);
+            }
+        } else if is_one_repository(&names) {
+            self.check_unused(&id)?;
+            self.untag(&names)?;
+        }
+        self.delete(&id, by_name)
+    }
+
+    /// Untags one name; with a repository's last tag its digests go too.
+    fn untag_by_name(&mut self, reference: &Reference, names: &[Reference]) -> Result<(), ImageError> {
+        let mut going = vec![reference.clone()];
+        let same_repository = |name: &&Reference| *name != reference && name.name() == reference.name();
+        let (tags, digests): (Vec<_>, Vec<_>) =
+            names.iter().filter(same_repository).partition(|n| n.is_tagged());
+        if reference.is_tagged() && tags.is_empty() {
+            going.extend(digests.into_iter().cloned());
+        }
+        self.untag(&going)
+    }
+
+    fn untag(&mut self, names: &[Reference]) -> Result<(), ImageError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.inner.set_names(|all| all.retain(|name, _| !names.contains(name)))?;
+        self.done.extend(names.iter().map(|name| Removed::Untagged(name.familiar())));
+        Ok(())
+    }
+
+    fn delete(mut self, id: &Digest, by_name: bool) -> Result<Vec<Removed>, ImageError> {
+        let names = self.names(id);
+        if !names.is_empty() && !self.force {
+            return Err(conflict(id, false, "image is referenced in multiple repositories"));
+        }
+        match self.check_unused(id) {
+            // The name is gone, as asked; the image stays for its containers.
+            Err(_) if by_name => return Ok(self.done),
+            other => other?,
+        }
+        self.untag(&names)?;
+        let layers = match self.inner.read().images.get(id) {
+            Some(image) => image.layers.iter().map(|layer| layer.chain_id.clone()).collect::<Vec<_>>(),
+            None => return Ok(self.done),
+        };
+        // The record goes first: blobs and layers without one are removed at start-up.
+        self.inner.layout.discard(&self.inner.layout.image(id))?;
+        crate::layout::sync_dir(&self.inner.layout.dir("images"))?;
+        self.inner.write().images.remove(id);
+        self.inner.layout.discard(&self.inner.layout.blob(id))?;
+        self.done.push(Removed::Deleted(id.to_string()));
+        let removed = self.inner.remove_unused(&layers)?;
+        self.done.extend(removed.iter().map(|chain_id| Removed::Deleted(chain_id.to_string())));
+        Ok(self.done)
+    }
+
+    /// A running container keeps its image even from force.
+    fn check_unused(&self, id: &Digest) -> Result<(), ImageError> {
+        let users = (self.users)(&id.to_string());
+        if let Some((container, _)) = users.iter().find(|(_, running)| *running) {
+            let why = format!("image is being used by running container {}", short(container));
+            return Err(conflict(id, true, &why));
+        }
+        match users.first() {
+            Some((container, _)) if !self.force => {
+                let why = format!("image is being used by stopped container {}", short(container));
+                Err(conflict(id, false, &why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn names(&self, id: &Digest) -> Vec<Reference> {
+        self.inner.read().names_of(id).cloned().collect()
+    }
+}
+
+fn conflict(id: &Digest, hard: bool, why: &str) -> ImageError {
+    let how = if hard { "cannot be forced" } else { "must be forced" };
+    ImageError::Conflict(format!("conflict: unable to delete {} ({how}) - {why}", id.short()))
+}
+
+fn short(container: &str) -> &str {
+    container.get(..12).unwrap_or(container)
+}
+
+fn is_id_prefix(id: &Digest, name: &str) -> bool {
+    id.hex().starts_with(name.strip_prefix("sha256:").unwrap_or(name))
+}
+
+/// At most one tag, and any digests only of the same repository.
+fn is_one_repository(names: &[Reference]) -> bool {
+    let tags = names.iter().filter(|name| name.is_tagged()).count();
+    let repositories: BTreeSet<String> = names.iter().map(Reference::name).collect();
+    names.len() <= 1 || (tags <= 1 && repositories.len() == 1)
+}
