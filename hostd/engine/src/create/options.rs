@@ -1,0 +1,499 @@
+//! The options of a container: defaults filled in, contradictions and what is not supported refused.
+
+use super::limits;
+use crate::error::{EngineError, Result};
+use crate::info::Machine;
+use crate::model::{ContainerConfig, HostConfig, RestartPolicy};
+use crate::signals;
+use hostd_runtime::capabilities::CapSet;
+use hostd_runtime::spec::Seccomp;
+use std::collections::BTreeMap;
+
+fn refuse<T>(message: impl Into<String>) -> Result<T> {
+    Err(EngineError::invalid(message))
+}
+
+fn unsupported<T>(field: &str, value: &str) -> Result<T> {
+    Err(EngineError::unsupported(format!("{field} {value:?} is not supported by this engine")))
+}
+
+/// Checks all that can be checked before anything is made; gives warnings for the client.
+pub(super) fn check(
+    config: &ContainerConfig,
+    host: &mut HostConfig,
+    machine: &Machine,
+) -> Result<Vec<String>> {
+    check_config(config)?;
+    fill_in(host, machine);
+    check_network(config, host)?;
+    check_namespaces(config, host)?;
+    check_security(host)?;
+    check_sysctls(host)?;
+    check_ulimits(host)?;
+    check_devices(host)?;
+    LogSetup::read(&host.log_driver, &host.log_options)?;
+    if host.auto_remove && host.restart_policy != RestartPolicy::No {
+        return refuse("can't create 'AutoRemove' container with restart policy");
+    }
+    if host.oom_score_adj.is_some_and(|adj| !(-1000..=1000).contains(&adj)) {
+        return refuse(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj.unwrap_or_default()
+        ));
+    }
+    let mut warnings = limits::check(&mut host.resources, machine)?;
+    let published = !host.port_bindings.is_empty() || host.publish_all_ports;
+    if published && ["host", "none"].contains(&host.network_mode.as_str()) {
+        warnings.push(format!("Published ports are discarded when using {} network mode", host.network_mode));
+    }
+    if config.healthcheck.as_ref().is_some_and(|check| check["Test"][0] != "NONE") {
+        warnings.push(
+            "The image's health check is not run: this engine does not support health checks yet.".to_owned(),
+        );
+    }
+    Ok(warnings)
+}
+
+fn check_config(config: &ContainerConfig) -> Result<()> {
+    if let Some(signal) = &config.stop_signal {
+        signals::parse(signal)?;
+    }
+    if let Some(bad) = config.env.iter().find(|v| v.is_empty() || v.starts_with('=')) {
+        return refuse(format!("invalid environment variable: {bad}"));
+    }
+    let nul = |text: &String| text.contains('\0');
+    let lists = [Some(&config.env), config.cmd.as_ref(), config.entrypoint.as_ref()];
+    if lists.into_iter().flatten().flatten().any(nul) || nul(&config.user) || nul(&config.working_dir) {
+        return refuse("strings that go to a program cannot hold a zero byte");
+    }
+    let label = |part: &str| !part.is_empty() && !part.starts_with('-') && !part.ends_with('-');
+    let good = config.hostname.len() <= 64
+        && config.hostname.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        && (config.hostname.is_empty() || config.hostname.split('.').all(label));
+    if !good {
+        return refuse(format!("invalid hostname: {}", config.hostname));
+    }
+    Ok(())
+}
+
+/// What Docker's inspect shows where the client gave nothing.
+fn fill_in(host: &mut HostConfig, machine: &Machine) {
+    if matches!(host.network_mode.as_str(), "" | "default") {
+        "bridge".clone_into(&mut host.network_mode);
+    }
+    if host.ipc_mode.is_empty() {
+        "private".clone_into(&mut host.ipc_mode);
+    }
+    if host.cgroupns_mode.is_empty() {
+        // As Docker: a privileged container on cgroup v1 is expected to see the host's tree.
+        let shared = host.privileged && machine.cgroup_version == 1;
+        if shared { "host" } else { "private" }.clone_into(&mut host.cgroupns_mode);
+    }
+    if host.log_driver.is_empty() {
+        "json-file".clone_into(&mut host.log_driver);
+    }
+    host.shm_size = Some(host.shm_size.filter(|size| *size > 0).unwrap_or(64 << 20));
+    let resources = &mut host.resources;
+    if resources.memory > 0 && resources.memory_swap == 0 {
+        resources.memory_swap = resources.memory.saturating_mul(2);
+    }
+    if resources.pids_limit == Some(0) {
+        resources.pids_limit = None;
+    }
+    if resources.memory_swappiness == Some(-1) {
+        resources.memory_swappiness = None;
+    }
+}
+
+/// The container that `container:<name>` names.
+pub(crate) fn target_container(mode: &str) -> Option<&str> {
+    mode.strip_prefix("container:")
+}
+
+/// Whether the namespace is the host's.
+pub(crate) fn is_host(mode: &str) -> bool {
+    mode == "host"
+}
+
+fn check_network(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    let mode = host.network_mode.as_str();
+    if let Some(target) = target_container(mode) {
+        if target.is_empty() {
+            return refuse("invalid container format container:<name|id>");
+        }
+        if !config.hostname.is_empty() {
+            return refuse("conflicting options: hostname and the network mode");
+        }
+        if !host.dns.is_empty() {
+            return refuse("conflicting options: dns and the network mode");
+        }
+        if !host.extra_hosts.is_empty() {
+            return refuse("conflicting options: custom host-to-IP mapping and the network mode");
+        }
+        if !host.port_bindings.is_empty() || host.publish_all_ports {
+            return refuse("conflicting options: port publishing and the container type network mode");
+        }
+    } else if !matches!(mode, "bridge" | "host" | "none") {
+        // Not `NotFound`: of a create, clients take that for a missing image, and pull it.
+        return Err(EngineError::invalid(format!("network {mode} not found")));
+    }
+    if config.network_disabled && mode != "none" && mode != "bridge" {
+        return unsupported("NetworkDisabled with HostConfig.NetworkMode", mode);
+    }
+    for ports in host.port_bindings.values().flatten().filter_map(|binding| binding.host_ports) {
+        if ports.0 == 0 || ports.0 > ports.1 {
+            return refuse(format!("invalid port range: {}-{}", ports.0, ports.1));
+        }
+    }
+    for entry in &host.extra_hosts {
+        parse_extra_host(entry)?;
+    }
+    Ok(())
+}
+
+/// `name:address` or `name=address`; the address may be `host-gateway`.
+pub(crate) fn parse_extra_host(entry: &str) -> Result<(&str, &str)> {
+    let bad = || EngineError::invalid(format!("bad format for add-host: \"{entry}\""));
+    let (name, address) = entry.split_once(['=', ':']).ok_or_else(bad)?;
+    let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+    if name.is_empty() {
+        return Err(bad());
+    }
+    if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
+        return Err(EngineError::invalid(format!("invalid IP address in add-host: \"{address}\"")));
+    }
+    Ok((name, address))
+}
+
+/// A fixed MAC makes sense only on a network of the container's own.
+pub(super) fn check_mac(mac: Option<&str>, host: &HostConfig) -> Result<()> {
+    let Some(mac) = mac.filter(|mac| !mac.is_empty()) else { return Ok(()) };
+    let bytes: Vec<_> =
+        mac.split([':', '-']).map(|part| (part.len(), u8::from_str_radix(part, 16))).collect();
+    if bytes.len() != 6 || bytes.iter().any(|(len, byte)| *len != 2 || byte.is_err()) {
+        return refuse(format!("invalid MAC address: {mac}"));
+    }
+    if host.network_mode == "bridge" {
+        Ok(())
+    } else {
+        refuse("conflicting options: mac-address and the network mode")
+    }
+}
+
+fn check_namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    match host.ipc_mode.as_str() {
+        "private" | "shareable" | "host" => {}
+        other if other == "none" || other.starts_with("container:") => {
+            return unsupported("HostConfig.IpcMode", other);
+        }
+        other => return refuse(format!("invalid IPC mode: {other}")),
+    }
+    match host.pid_mode.as_str() {
+        "" | "private" | "host" => {}
+        mode if target_container(mode).is_some_and(|target| !target.is_empty()) => {}
+        other => return refuse(format!("invalid PID mode: {other}")),
+    }
+    match host.uts_mode.as_str() {
+        "" | "private" => {}
+        "host" if !config.hostname.is_empty() => {
+            return refuse("conflicting options: hostname and the UTS mode");
+        }
+        "host" => {}
+        other => return refuse(format!("invalid UTS mode: {other}")),
+    }
+    match host.cgroupns_mode.as_str() {
+        "private" | "host" => Ok(()),
+        other => refuse(format!("invalid cgroup namespace mode: {other}")),
+    }
+}
+
+fn check_security(host: &HostConfig) -> Result<()> {
+    CapSet::for_container(host.privileged, &host.cap_add, &host.cap_drop)
+        .map_err(|message| EngineError::invalid(message.replace('"', "")))?;
+    security_options(host).map(drop)
+}
+
+/// What `--security-opt` asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) struct SecurityOptions {
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Seccomp,
+}
+
+/// Reads `HostConfig.SecurityOpt`.
+pub(crate) fn security_options(host: &HostConfig) -> Result<SecurityOptions> {
+    let mut options = SecurityOptions { no_new_privileges: false, seccomp: Seccomp::Default };
+    for option in &host.security_opt {
+        if option == "no-new-privileges" {
+            options.no_new_privileges = true;
+            continue;
+        }
+        let invalid = || EngineError::invalid(format!("invalid --security-opt 1: {option:?}"));
+        // The colon is the older spelling.
+        let (key, value) = option.split_once('=').or_else(|| option.split_once(':')).ok_or_else(invalid)?;
+        match (key, value) {
+            ("no-new-privileges", "true" | "false") => options.no_new_privileges = value == "true",
+            ("seccomp", "unconfined") => options.seccomp = Seccomp::Unconfined,
+            ("seccomp", "builtin" | "default") => options.seccomp = Seccomp::Default,
+            ("seccomp", profile) => {
+                serde_json::from_str::<serde_json::Value>(profile)
+                    .map_err(|e| EngineError::invalid("Decoding seccomp profile failed").caused_by(e))?;
+                options.seccomp = Seccomp::Profile(profile.to_owned());
+            }
+            // Without AppArmor and SELinux there is nothing to switch off.
+            ("apparmor", "unconfined") | ("label", "disable") => {}
+            ("apparmor" | "label", _) => return unsupported("HostConfig.SecurityOpt", option),
+            _ => return Err(EngineError::invalid(format!("invalid --security-opt 2: {option:?}"))),
+        }
+    }
+    Ok(options)
+}
+
+fn check_sysctls(host: &HostConfig) -> Result<()> {
+    const IPC: [&str; 8] =
+        ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    for key in host.sysctls.keys() {
+        let refuse_in =
+            |namespace: &str| refuse(format!("sysctl {key:?} not allowed in host {namespace} namespace"));
+        if key.contains("..") || key.contains('/') {
+            return refuse(format!("sysctl {key:?} is not a valid name"));
+        }
+        if key.starts_with("net.") {
+            if host.network_mode == "host" {
+                return refuse_in("network");
+            }
+        } else if key.starts_with("fs.mqueue.")
+            || key.strip_prefix("kernel.").is_some_and(|k| IPC.contains(&k))
+        {
+            if host.ipc_mode == "host" {
+                return refuse_in("ipc");
+            }
+        } else {
+            return refuse(format!("sysctl {key:?} is not in a separate kernel namespace"));
+        }
+    }
+    Ok(())
+}
+
+fn check_ulimits(host: &HostConfig) -> Result<()> {
+    const KNOWN: [&str; 16] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+        "as",
+    ];
+    for (name, soft, hard) in &host.ulimits {
+        if !KNOWN.contains(&name.as_str()) {
+            return refuse(format!("invalid ulimit type: {name}"));
+        }
+        if *hard != -1 && (*soft == -1 || soft > hard) {
+            return refuse(format!(
+                "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_devices(host: &HostConfig) -> Result<()> {
+    for (on_host, inside, permissions) in &host.devices {
+        for path in [on_host, inside] {
+            if !path.starts_with('/') {
+                return refuse(format!("bad format for path: {path:?} is not an absolute path"));
+            }
+        }
+        if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
+            return refuse(format!("invalid device mode: {permissions}"));
+        }
+    }
+    for rule in &host.device_cgroup_rules {
+        let parts: Vec<&str> = rule.split_whitespace().collect();
+        let number = |text: &str| text == "*" || text.parse::<u32>().is_ok();
+        let good = match parts[..] {
+            [kind, numbers, access] => {
+                matches!(kind, "a" | "b" | "c")
+                    && numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor))
+                    && access.chars().all(|c| "rwm".contains(c))
+            }
+            _ => false,
+        };
+        if !good {
+            return refuse(format!("invalid device cgroup rule format: '{rule}'"));
+        }
+    }
+    Ok(())
+}
+
+/// How a container's output is logged.
+#[derive(Debug, PartialEq)]
+pub(crate) enum LogSetup {
+    None,
+    JsonFile { max_size: Option<u64>, max_files: u32 },
+}
+
+impl LogSetup {
+    pub(crate) fn read(driver: &str, options: &BTreeMap<String, String>) -> Result<Self> {
+        match driver {
+            "none" => Ok(Self::None),
+            "json-file" => Self::json_file(options),
+            other => refuse(format!("logger: no log driver named '{other}' is registered")),
+        }
+    }
+
+    fn json_file(options: &BTreeMap<String, String>) -> Result<Self> {
+        let (mut max_size, mut max_files) = (None, 1);
+        for (key, value) in options {
+            match key.as_str() {
+                "max-size" => {
+                    let size = parse_size(value)
+                        .ok_or_else(|| EngineError::invalid(format!("invalid size: '{value}'")))?;
+                    max_size = (size > 0).then_some(size);
+                }
+                "max-file" => {
+                    max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(|| {
+                        EngineError::invalid(format!(
+                            "max-file must be a number greater than zero, not {value:?}"
+                        ))
+                    })?;
+                }
+                "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
+                | "max-buffer-size" => {
+                    return unsupported("HostConfig.LogConfig.Config", key);
+                }
+                other => return refuse(format!("unknown log opt '{other}' for json-file log driver")),
+            }
+        }
+        if max_files > 1 && max_size.is_none() {
+            return refuse("max-file cannot be set without max-size");
+        }
+        Ok(Self::JsonFile { max_size, max_files })
+    }
+}
+
+/// `10m`, `64k`, `1g`, `512`, with or without a `b` behind.
+fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let bare = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
+    let (digits, shift) = match bare.chars().last()? {
+        'k' => (&bare[..bare.len() - 1], 10),
+        'm' => (&bare[..bare.len() - 1], 20),
+        'g' => (&bare[..bare.len() - 1], 30),
+        't' => (&bare[..bare.len() - 1], 40),
+        _ => (bare, 0),
+    };
+    let number: f64 = digits.trim().parse().ok().filter(|n: &f64| *n >= 0.0 && n.is_finite())?;
+    Some((number * (1_u64 << shift) as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn log_options_are_read_or_refused() {
+        let read = |pairs: &[(&str, &str)]| LogSetup::read("json-file", &options(pairs));
+        assert_eq!(
+            read(&[("max-size", "10m"), ("max-file", "3")]).unwrap(),
+            LogSetup::JsonFile { max_size: Some(10 << 20), max_files: 3 }
+        );
+        assert_eq!(read(&[]).unwrap(), LogSetup::JsonFile { max_size: None, max_files: 1 });
+        assert_eq!(
+            read(&[("max-size", "1.5k")]).unwrap(),
+            LogSetup::JsonFile { max_size: Some(1536), max_files: 1 }
+        );
+        for bad in [
+            [("max-size", "big")],
+            [("max-file", "0")],
+            [("max-file", "2")],
+            [("colour", "red")],
+            [("tag", "x")],
+        ] {
+            assert!(read(&bad).is_err(), "{bad:?}");
+        }
+        assert!(LogSetup::read("syslog", &options(&[])).is_err());
+    }
+
+    #[test]
+    fn security_options_are_read_or_refused() {
+        let read = |list: &[&str]| {
+            security_options(&HostConfig {
+                security_opt: list.iter().map(|s| (*s).to_owned()).collect(),
+                ..HostConfig::default()
+            })
+        };
+        assert!(read(&["no-new-privileges"]).unwrap().no_new_privileges);
+        assert!(!read(&["no-new-privileges:true", "no-new-privileges=false"]).unwrap().no_new_privileges);
+        assert_eq!(read(&["seccomp:unconfined"]).unwrap().seccomp, Seccomp::Unconfined);
+        assert_eq!(read(&["seccomp={}"]).unwrap().seccomp, Seccomp::Profile("{}".to_owned()));
+        for bad in ["seccomp={", "apparmor=mine", "label=user:x", "colour=red", "seccomp"] {
+            assert!(read(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sysctls_must_belong_to_a_namespace_of_the_container() {
+        let check = |key: &str, network: &str| {
+            check_sysctls(&HostConfig {
+                sysctls: options(&[(key, "1")]),
+                network_mode: network.to_owned(),
+                ..HostConfig::default()
+            })
+        };
+        assert!(check("net.core.somaxconn", "bridge").is_ok());
+        assert!(check("net.core.somaxconn", "host").is_err());
+        assert!(check("kernel.shmmax", "bridge").is_ok());
+        assert!(check("kernel.panic", "bridge").is_err());
+        assert!(check("net/../../x", "bridge").is_err());
+    }
+
+    #[test]
+    fn extra_hosts_are_names_and_addresses() {
+        assert_eq!(parse_extra_host("db:10.0.0.1").unwrap(), ("db", "10.0.0.1"));
+        assert_eq!(parse_extra_host("db=[::1]").unwrap(), ("db", "::1"));
+        assert_eq!(parse_extra_host("me:host-gateway").unwrap(), ("me", "host-gateway"));
+        assert_eq!(parse_extra_host("db").unwrap_err().message, "bad format for add-host: \"db\"");
+        assert_eq!(parse_extra_host("db:x").unwrap_err().message, "invalid IP address in add-host: \"x\"");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let check = |config: ContainerConfig, mut host: HostConfig| {
+            check(&config, &mut host, &Machine::everything(2)).map(drop).unwrap_err().message
+        };
+        let (config, host) = (ContainerConfig::default, HostConfig::default);
+        let always = HostConfig { auto_remove: true, restart_policy: RestartPolicy::Always, ..host() };
+        assert_eq!(check(config(), always), "can't create 'AutoRemove' container with restart policy");
+        let joined = HostConfig { network_mode: "container:x".to_owned(), publish_all_ports: true, ..host() };
+        assert_eq!(
+            check(config(), joined),
+            "conflicting options: port publishing and the container type network mode"
+        );
+        let backend = HostConfig { network_mode: "backend".to_owned(), ..host() };
+        assert_eq!(check(config(), backend), "network backend not found");
+        let named = ContainerConfig { hostname: "-x".to_owned(), ..config() };
+        assert_eq!(check(named, host()), "invalid hostname: -x");
+        let ipc = HostConfig { ipc_mode: "none".to_owned(), ..host() };
+        assert!(check(config(), ipc).contains("HostConfig.IpcMode"));
+        let ulimit = HostConfig { ulimits: vec![("nofile".to_owned(), 5, 3)], ..host() };
+        assert_eq!(
+            check(config(), ulimit),
+            "ulimit soft limit must be less than or equal to hard limit: 5 > 3"
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! What this machine is and can do.
+
+use crate::Engine;
+use crate::error::Result;
+use crate::model::Status;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use time::OffsetDateTime;
+
+/// Counts and facts for `info`.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Of this installation; stays across restarts.
+    pub id: String,
+    /// Host name.
+    pub name: String,
+    /// All containers.
+    pub containers: usize,
+    /// Those that run.
+    pub running: usize,
+    /// Those that are frozen.
+    pub paused: usize,
+    /// All others.
+    pub stopped: usize,
+    /// Images.
+    pub images: usize,
+    /// `uname -r`.
+    pub kernel_version: String,
+    /// As `/etc/os-release` has it.
+    pub operating_system: String,
+    /// As `/etc/os-release` has it.
+    pub os_version: String,
+    /// `uname -m`.
+    pub architecture: String,
+    /// Processors.
+    pub cpus: usize,
+    /// Bytes.
+    pub memory: u64,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// Where the state is.
+    pub data_root: PathBuf,
+    /// Labels of the machine.
+    pub labels: Vec<String>,
+    /// Registries spoken to without verification.
+    pub insecure_registries: Vec<String>,
+    /// Registries asked before Docker Hub.
+    pub mirrors: Vec<String>,
+    /// Whether memory can be limited.
+    pub memory_limit: bool,
+    /// Whether swap can be limited.
+    pub swap_limit: bool,
+    /// Whether processes can be limited.
+    pub pids_limit: bool,
+    /// Whether CPU time can be weighted.
+    pub cpu_shares: bool,
+    /// Whether CPU time can be limited.
+    pub cpu_cfs: bool,
+    /// Whether CPUs can be chosen.
+    pub cpuset: bool,
+    /// What the machine lacks.
+    pub warnings: Vec<String>,
+    /// `name=seccomp,profile=builtin` …
+    pub security_options: Vec<String>,
+    /// Now.
+    pub system_time: OffsetDateTime,
+}
+
+/// What limits this machine can keep.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) cpus: usize,
+    pub(crate) cgroup_version: u8,
+    pub(crate) memory_limit: bool,
+    pub(crate) swap_limit: bool,
+    pub(crate) pids_limit: bool,
+    pub(crate) cpu_shares: bool,
+    pub(crate) cpu_cfs: bool,
+    pub(crate) cpuset: bool,
+}
+
+impl Machine {
+    /// Asks the kernel.
+    fn detect() -> Self {
+        const CGROUP2_MAGIC: u32 = 0x6367_7270;
+        let root = Path::new("/sys/fs/cgroup");
+        let unified = rustix::fs::statfs(root).is_ok_and(|fs| fs.f_type as u32 == CGROUP2_MAGIC);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        if unified {
+            let text = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            let has = |name: &str| text.split_whitespace().any(|controller| controller == name);
+            return Self {
+                cpus,
+                cgroup_version: 2,
+                memory_limit: has("memory"),
+                swap_limit: has("memory"),
+                pids_limit: has("pids"),
+                cpu_shares: has("cpu"),
+                cpu_cfs: has("cpu"),
+                cpuset: has("cpuset"),
+            };
+        }
+        let has = |path: &str| root.join(path).exists();
+        Self {
+            cpus,
+            cgroup_version: 1,
+            memory_limit: has("memory/memory.limit_in_bytes"),
+            swap_limit: has("memory/memory.memsw.limit_in_bytes"),
+            pids_limit: has("pids/cgroup.procs"),
+            cpu_shares: has("cpu/cpu.shares"),
+            cpu_cfs: has("cpu/cpu.cfs_quota_us"),
+            cpuset: has("cpuset/cpuset.cpus"),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn everything(cpus: usize) -> Self {
+        Self {
+            cpus,
+            cgroup_version: 2,
+            memory_limit: true,
+            swap_limit: true,
+            pids_limit: true,
+            cpu_shares: true,
+            cpu_cfs: true,
+            cpuset: true,
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        [
+            (self.memory_limit, "WARNING: No memory limit support"),
+            (self.swap_limit, "WARNING: No swap limit support"),
+            (self.cpu_cfs, "WARNING: No cpu cfs quota support"),
+            (self.cpu_shares, "WARNING: No cpu shares support"),
+            (self.cpuset, "WARNING: No cpuset support"),
+            (self.pids_limit, "WARNING: No pids limit support"),
+        ]
+        .into_iter()
+        .filter(|(has, _)| !has)
+        .map(|(_, text)| text.to_owned())
+        .collect()
+    }
+}
+
+impl Engine {
+    /// What limits this machine can keep; asked once.
+    pub(crate) fn machine(&self) -> Machine {
+        static MACHINE: OnceLock<Machine> = OnceLock::new();
+        MACHINE.get_or_init(Machine::detect).clone()
+    }
+
+    /// Counts and facts.
+    pub fn info(&self) -> Result<Info> {
+        let (mut running, mut paused, mut stopped) = (0, 0, 0);
+        for container in self.0.index.all() {
+            match container.record().state.status {
+                Status::Running | Status::Restarting => running += 1,
+                Status::Paused => paused += 1,
+                _ => stopped += 1,
+            }
+        }
+        let machine = self.machine();
+        let uname = rustix::system::uname();
+        let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+        let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let config = &self.0.config;
+        Ok(Info {
+            id: self.0.id.clone(),
+            name: text(uname.nodename()),
+            containers: running + paused + stopped,
+            running,
+            paused,
+            stopped,
+            images: self.0.images.list()?.len(),
+            kernel_version: text(uname.release()),
+            operating_system: os_field(&os_release, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned()),
+            os_version: os_field(&os_release, "VERSION_ID").unwrap_or_default(),
+            architecture: text(uname.machine()),
+            cpus: machine.cpus,
+            memory: memory_total(),
+            cgroup_version: machine.cgroup_version,
+            data_root: config.data_root.clone(),
+            labels: config.labels.clone(),
+            insecure_registries: config.images.insecure_registries.clone(),
+            mirrors: config.images.mirrors.clone(),
+            memory_limit: machine.memory_limit,
+            swap_limit: machine.swap_limit,
+            pids_limit: machine.pids_limit,
+            cpu_shares: machine.cpu_shares,
+            cpu_cfs: machine.cpu_cfs,
+            cpuset: machine.cpuset,
+            warnings: machine.warnings(),
+            security_options: vec!["name=seccomp,profile=builtin".to_owned()],
+            system_time: OffsetDateTime::now_utc(),
+        })
+    }
+}
+
+pub(crate) fn memory_total() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// A field of `/etc/os-release`, unquoted.
+fn os_field(text: &str, name: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim_matches(['"', '\'']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_unquoted() {
+        let text = "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12\"\nVERSION_ID=12\n";
+        assert_eq!(os_field(text, "PRETTY_NAME").unwrap(), "Debian GNU/Linux 12");
+        assert_eq!(os_field(text, "VERSION_ID").unwrap(), "12");
+        assert_eq!(os_field(text, "VERSION"), None);
+    }
+}

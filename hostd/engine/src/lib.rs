@@ -1,0 +1,174 @@
+//! The use cases of a container engine; owns the state database.
+//!
+//! Vocabulary. A *container* is a record (what was asked for and what became of it), a directory, a
+//! writable layer, and while it *runs* a shim, an endpoint and a task here that watches it. An *exec* is a further
+//! process in it. A *turn* is the right to change a container's state; one task has it at a time.
+//!
+//! ```text
+//! <data-root>/state.redb             records (see `db`)
+//! <data-root>/containers/<id>/       hostname, hosts, resolv.conf, <id>-json.log
+//! <data-root>/removing/              containers' directories on their way out; emptied at start-up
+//! <data-root>/image|volumes|network  the parts' own
+//! <exec-root>/shims/<id>/            the runtime's bundles
+//! <exec-root>/engine/<id>.json       what became of containers lately (see `journal`)
+//! ```
+//!
+//! The path of a container: `create` merges the request with the image's configuration, refuses what makes no
+//! sense or is not supported, makes volumes, and acknowledges once the record is durable. `start` prepares
+//! network namespace, layer and files at once, has the runtime build the container and the network connect it,
+//! connects those who attached before, and lets the program run. From then on `watch` waits for its end, records it,
+//! takes down what the run used, and applies the restart policy. `recover` does the same for what happened while
+//! no daemon ran.
+//!
+//! Reads are served from memory and never wait; see `container` for who may write, and `db` and `journal` for what a crash leaves.
+
+mod attach;
+mod container;
+mod create;
+mod db;
+mod detach;
+mod error;
+mod events;
+mod exec;
+mod filters;
+mod images;
+mod info;
+mod journal;
+mod lifecycle;
+mod list;
+mod logs;
+pub mod model;
+mod names;
+mod networks;
+mod prune;
+mod recover;
+mod remove;
+mod signals;
+mod spec;
+mod start;
+mod stats;
+mod top;
+mod volumes;
+mod wait;
+mod watch;
+
+pub use attach::{AttachOptions, Attached};
+pub use create::{CreateRequest, Created};
+pub use error::{EngineError, ErrorKind, Result};
+pub use events::{Event, EventOptions};
+pub use exec::{ExecInfo, ExecRequest, ExecStart};
+pub use filters::Filters;
+pub use hostd_image::{Auth, HistoryEntry, Image, ImageStoreConfig, Platform, Progress, Removed};
+pub use hostd_network::{DefaultNetwork, Endpoint, NetworkConfig, Protocol, PublishedPort};
+pub use hostd_volume::Volume;
+pub use images::LoadEvent;
+pub use info::Info;
+pub use lifecycle::Changed;
+pub use list::ListOptions;
+pub use logs::LogOptions;
+pub use networks::Network;
+pub use prune::ImageUsage;
+pub use remove::RemoveOptions;
+pub use stats::{CpuSample, NetworkSample, Sample};
+pub use top::Processes;
+pub use volumes::{Pruned, VolumeUsage};
+pub use wait::{WaitCondition, WaitResult};
+
+use container::{Container, Index};
+use futures_util::stream::BoxStream;
+use hostd_image::ImageStore;
+use hostd_network::Networks;
+use hostd_runtime::Runtime;
+use hostd_volume::Volumes;
+use model::ContainerRecord;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Where an engine lives and how its parts are set up.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// `--data-root`, /var/lib/hostd.
+    pub data_root: PathBuf,
+    /// `--exec-root`, /run/hostd.
+    pub exec_root: PathBuf,
+    /// Program to run as shim.
+    pub shim_exe: PathBuf,
+    /// The image store's part.
+    pub images: ImageStoreConfig,
+    /// The network's part.
+    pub network: NetworkConfig,
+    /// Labels of the machine (`--label`), for `info`.
+    pub labels: Vec<String>,
+}
+
+/// A container engine. Cheap to clone.
+///
+/// Names in arguments: a container's name, id or unambiguous id prefix.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    config: EngineConfig,
+    id: String,
+    images: ImageStore,
+    networks: Networks,
+    volumes: Volumes,
+    runtime: Runtime,
+    db: db::Db,
+    journal: journal::Journal,
+    index: Index,
+    execs: exec::Execs,
+    claims: volumes::Claims,
+    bus: events::Bus,
+    /// Cancelled at shutdown: the tasks that watch containers let go of them.
+    closing: CancellationToken,
+}
+
+impl Engine {
+    /// Opens the state, finds running containers again, catches up with what ended meanwhile, applies restart
+    /// policies, removes what a crash left over.
+    pub async fn open(config: EngineConfig) -> Result<Self> {
+        recover::open(config).await
+    }
+
+    /// Lets go of everything, containers keep running.
+    pub async fn shutdown(&self) {
+        self.0.closing.cancel();
+        let inner = Arc::clone(&self.0);
+        if tokio::task::spawn_blocking(move || inner.db.close()).await.is_err() {
+            tracing::error!("cannot close the state database");
+        }
+    }
+
+    /// The record of one container.
+    pub fn inspect(&self, name: &str) -> Result<ContainerRecord> {
+        Ok((*self.container(name)?.record()).clone())
+    }
+
+    /// What happens from now on, and what happened since `options.since`.
+    pub fn events(&self, options: EventOptions) -> Result<BoxStream<'static, Event>> {
+        self.0.bus.subscribe(options)
+    }
+
+    fn container(&self, name: &str) -> Result<Arc<Container>> {
+        self.0.index.get(name)
+    }
+
+    fn container_dir(&self, id: &str) -> PathBuf {
+        self.0.config.data_root.join("containers").join(id)
+    }
+
+    /// Tells listeners that `action` happened to a container.
+    fn tell(&self, container: &Container, action: impl Into<String>, more: &[(&str, String)]) {
+        let mut attributes = container.attributes();
+        attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        self.0.bus.publish("container", action, &container.id, attributes);
+    }
+
+    /// Notes a change that the journal keeps until the database has it.
+    fn note(&self, record: &ContainerRecord) -> Result<()> {
+        self.0.journal.note(record)?;
+        self.0.db.store_lazily(record)
+    }
+}

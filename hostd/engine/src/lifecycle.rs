@@ -1,0 +1,254 @@
+//! Stop, restart, kill, pause, rename, resize: what users do to a container that exists.
+
+use crate::container::Container;
+use crate::error::{EngineError, Result};
+use crate::model::{Happening, RestartPolicy, Status};
+use crate::{Engine, names, signals, spec};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Whether a call changed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It did.
+    Now,
+    /// It was so before.
+    Before,
+}
+
+/// How long SIGKILL may take: a process that sleeps in the kernel ends when it wakes up.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Asks a container to end, and kills it when it does not within `timeout` seconds (-1: never).
+    pub async fn stop(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<Changed> {
+        let container = self.container(name)?;
+        let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
+        self.stop_container(&container, signal, timeout).await
+    }
+
+    async fn stop_container(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<i32>,
+        timeout: Option<i64>,
+    ) -> Result<Changed> {
+        let record = container.record();
+        if !record.state.status.is_up() {
+            return Ok(Changed::Before);
+        }
+        let own_signal = record.config.stop_signal.as_deref().and_then(|s| signals::parse(s).ok());
+        let signal = signal.or(own_signal).unwrap_or(signals::TERM);
+        let timeout = timeout.or(record.config.stop_timeout).unwrap_or(10);
+        let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
+        self.end_run(container, signal, patience).await?;
+        self.tell(container, "stop", &[]);
+        Ok(Changed::Now)
+    }
+
+    /// Ends the current run on behalf of a user: the restart policy stays out of it. Returns once it has ended.
+    pub(crate) async fn end_run(
+        &self,
+        container: &Arc<Container>,
+        signal: i32,
+        patience: Option<Duration>,
+    ) -> Result<()> {
+        let mut ends = container.ends.subscribe();
+        let runs_before = ends.borrow_and_update().count;
+        let live = {
+            let turn = container.turn().await;
+            let record = container.change(&turn, |record| record.state.stopped_by_user = true);
+            // What a restart policy must respect even after a power cut is worth an fsync.
+            if record.host.restart_policy != RestartPolicy::No {
+                self.0.journal.note(&record)?;
+                self.0.db.store(&record).await?;
+            }
+            if record.state.status == Status::Restarting {
+                return self.give_up_restart(container, &turn);
+            }
+            match container.live_now() {
+                Some(live) => live,
+                None => return Ok(()),
+            }
+        };
+        let paused = container.record().state.status == Status::Paused;
+        self.tell(container, "kill", &[("signal", signal.to_string())]);
+        let sent = live.kill(signal).await;
+        if paused {
+            // A frozen process acts on no signal.
+            let _ = live.unpause().await;
+        }
+        let mut ended = std::pin::pin!(ends.wait_for(|ends| ends.count > runs_before || ends.removed));
+        if sent.is_ok() {
+            let in_time = match patience {
+                None => Some(ended.as_mut().await.is_ok()),
+                Some(patience) => {
+                    tokio::time::timeout(patience, ended.as_mut()).await.ok().map(|r| r.is_ok())
+                }
+            };
+            if in_time.is_some() {
+                return Ok(());
+            }
+        }
+        if signal != signals::KILL {
+            self.tell(container, "kill", &[("signal", signals::KILL.to_string())]);
+        }
+        if let Err(error) = live.kill(signals::KILL).await {
+            // It may have ended by itself a moment ago.
+            tracing::debug!(id = container.id, %error, "cannot kill");
+        }
+        match tokio::time::timeout(KILL_PATIENCE, ended).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EngineError::internal(format!(
+                "cannot stop container: {}: tried to kill container, but did not receive an exit event",
+                container.id
+            ))),
+        }
+    }
+
+    /// A user stops a container that is between two runs.
+    fn give_up_restart(&self, container: &Arc<Container>, turn: &crate::container::Turn<'_>) -> Result<()> {
+        let record = container.advance(turn, Happening::Exited, |_| {})?;
+        self.note(&record)?;
+        container.hurry.notify_waiters();
+        container.ends.send_modify(|ends| ends.count += 1);
+        Ok(())
+    }
+
+    /// Stops a container if it runs, and starts it.
+    pub async fn restart(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+        let container = self.container(name)?;
+        let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
+        self.stop_container(&container, signal, timeout).await?;
+        if container.record().host.auto_remove {
+            return Err(EngineError::conflict(format!(
+                "container {} was removed when it stopped, as it was created to be",
+                container.id
+            )));
+        }
+        self.start(&container.id).await?;
+        self.tell(&container, "restart", &[]);
+        Ok(())
+    }
+
+    /// Sends a signal, SIGKILL unless told.
+    pub async fn kill(&self, name: &str, signal: Option<&str>) -> Result<()> {
+        let signal = match signal.filter(|s| !s.is_empty()) {
+            Some(signal) => signals::parse(signal)?,
+            None => signals::KILL,
+        };
+        let container = self.container(name)?;
+        let not_running = || {
+            EngineError::conflict(format!(
+                "cannot kill container: {name}: container {} is not running",
+                container.id
+            ))
+        };
+        let live = {
+            let turn = container.turn().await;
+            let record = container.record();
+            let live = container.live_now().ok_or_else(not_running)?;
+            let own = record
+                .config
+                .stop_signal
+                .as_deref()
+                .and_then(|s| signals::parse(s).ok())
+                .unwrap_or(signals::TERM);
+            // As Docker: a signal that is to end it counts as stopped by the user.
+            if signal == signals::KILL || signal == own {
+                let record = container.change(&turn, |record| record.state.stopped_by_user = true);
+                self.note(&record)?;
+            }
+            live
+        };
+        let mut ends = container.ends.subscribe();
+        let runs_before = ends.borrow_and_update().count;
+        let paused = container.record().state.status == Status::Paused;
+        live.kill(signal).await?;
+        self.tell(&container, "kill", &[("signal", signal.to_string())]);
+        if paused && signal == signals::KILL {
+            let _ = live.unpause().await;
+        }
+        if signal == signals::KILL {
+            // Docker answers once it is dead; a client goes on to remove it.
+            let ended = ends.wait_for(|ends| ends.count > runs_before || ends.removed);
+            let _ = tokio::time::timeout(KILL_PATIENCE, ended).await;
+        }
+        Ok(())
+    }
+
+    /// Freezes all processes.
+    pub async fn pause(&self, name: &str) -> Result<()> {
+        let container = self.container(name)?;
+        let turn = container.turn().await;
+        match container.record().state.status {
+            Status::Paused => {
+                Err(EngineError::conflict(format!("Container {} is already paused", container.id)))
+            }
+            Status::Restarting => Err(EngineError::conflict(format!(
+                "Container {} is restarting, wait until the container is running",
+                container.id
+            ))),
+            Status::Running => {
+                container.live()?.pause().await?;
+                let record = container.advance(&turn, Happening::Froze, |_| {})?;
+                self.note(&record)?;
+                self.tell(&container, "pause", &[]);
+                Ok(())
+            }
+            _ => Err(EngineError::conflict(format!("Container {} is not running", container.id))),
+        }
+    }
+
+    /// Thaws them.
+    pub async fn unpause(&self, name: &str) -> Result<()> {
+        let container = self.container(name)?;
+        let turn = container.turn().await;
+        if container.record().state.status != Status::Paused {
+            return Err(EngineError::conflict(format!("Container {} is not paused", container.id)));
+        }
+        container.live()?.unpause().await?;
+        let record = container.advance(&turn, Happening::Thawed, |_| {})?;
+        self.note(&record)?;
+        self.tell(&container, "unpause", &[]);
+        Ok(())
+    }
+
+    /// Gives a container another name.
+    pub async fn rename(&self, name: &str, new_name: &str) -> Result<()> {
+        let container = self.container(name)?;
+        if new_name.is_empty() {
+            return Err(EngineError::invalid("Neither old nor new names may be empty"));
+        }
+        let new_name = names::validate(new_name)?;
+        let turn = container.turn().await;
+        let old_name = container.record().name.clone();
+        if old_name == new_name {
+            return Err(EngineError::invalid("Renaming a container with the same name as its current name"));
+        }
+        self.0.index.reserve(new_name, &container.id)?;
+        let mut renamed = (*container.record()).clone();
+        new_name.clone_into(&mut renamed.name);
+        if let Err(error) = self.0.db.store(&renamed).await {
+            self.0.index.release(new_name);
+            // The failed write may still be queued.
+            let _ = self.0.db.store_lazily(&container.record());
+            return Err(error);
+        }
+        container.change(&turn, |record| new_name.clone_into(&mut record.name));
+        self.0.index.release(&old_name);
+        self.tell(&container, "rename", &[("oldName", format!("/{old_name}"))]);
+        Ok(())
+    }
+
+    /// Sets the size of a container's terminal.
+    pub async fn resize(&self, name: &str, rows: u16, cols: u16) -> Result<()> {
+        let container = self.container(name)?;
+        let live = container.live()?;
+        if let Some(size) = spec::tty_size((rows, cols)) {
+            live.resize(size).await?;
+        }
+        self.tell(&container, "resize", &[("height", rows.to_string()), ("width", cols.to_string())]);
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! Start-up: what was on record, what became of it while no daemon ran, and what a crash left over.
+
+use crate::container::{Container, Index};
+use crate::db::{Db, Loaded};
+use crate::error::{Result, io, joined};
+use crate::journal::Journal;
+use crate::model::{ContainerRecord, RestartPolicy, Status};
+use crate::watch::restarts;
+use crate::{Engine, EngineConfig, Inner, create, events, exec, names, volumes};
+use hostd_image::ImageStore;
+use hostd_network::Networks;
+use hostd_runtime::{Exit, Found, Runtime, RuntimeConfig};
+use hostd_volume::Volumes;
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+/// Exit code of a container whose end nobody saw, as with Docker.
+const UNSEEN: i32 = 255;
+
+pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
+    make_dirs(&config)?;
+    let journal = Journal::open(&config.exec_root)?;
+    let (db, loaded) = open_db(&config.data_root).await?;
+    let (images, runtime) = (
+        ImageStore::open(&config.data_root.join("image"), config.images.clone()).await?,
+        Runtime::open(RuntimeConfig {
+            // Its own directory: everything in there is a bundle.
+            exec_root: config.exec_root.join("shims"),
+            shim_exe: config.shim_exe.clone(),
+            cgroup_parent: "hostd".to_owned(),
+        })?,
+    );
+    let volumes = Volumes::open(&config.data_root.join("volumes"))?;
+
+    let mut records = Vec::new();
+    for mut record in loaded.records {
+        if !config.data_root.join("containers").join(&record.id).is_dir() {
+            // Removed before its record was.
+            db.forget_lazily(&record.id)?;
+            continue;
+        }
+        journal.replay(&mut record);
+        records.push(record);
+    }
+    let found = find(&runtime, &records).await?;
+    let live = |record: &&ContainerRecord| matches!(found.get(&record.id), Some(Found::Running(_)));
+    let endpoints: Vec<_> =
+        records.iter().filter(live).filter_map(|record| record.endpoint.clone()).collect();
+    let networks = Networks::open(config.network.clone(), &endpoints).await?;
+    let engine = Engine(Arc::new(Inner {
+        config,
+        id: loaded.engine_id,
+        images,
+        networks,
+        volumes,
+        runtime,
+        db,
+        journal,
+        index: Index::default(),
+        execs: exec::Execs::default(),
+        claims: volumes::Claims::default(),
+        bus: events::Bus::new(),
+        closing: CancellationToken::new(),
+    }));
+    engine.sweep(&records, &loaded.unreadable, &found).await;
+    engine.take_up(records, found).await;
+    Ok(engine)
+}
+
+/// Records hold environments, and with them secrets; layers hold setuid files: none of it is for other users. Root's own
+/// sockets may stand in `exec_root`, so that one stays open for passing through.
+fn make_dirs(config: &EngineConfig) -> Result<()> {
+    let (data, exec) = (&config.data_root, &config.exec_root);
+    for (dir, mode) in [
+        (data.clone(), 0o710),
+        (data.join("containers"), 0o710),
+        (data.join("removing"), 0o700),
+        (exec.clone(), 0o711),
+        (exec.join("shims"), 0o700),
+        (exec.join("engine"), 0o700),
+    ] {
+        fs::create_dir_all(&dir)
+            .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(mode)))
+            .map_err(io(format!("cannot make {}", dir.display())))?;
+    }
+    Ok(())
+}
+
+async fn open_db(data_root: &Path) -> Result<(Db, Loaded)> {
+    let path = data_root.join("state.redb");
+    let id = names::random_id()?;
+    // As Docker's: a UUID.
+    let id = format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..32]);
+    tokio::task::spawn_blocking(move || Db::open(&path, &id)).await.map_err(joined)?
+}
+
+/// Asks the runtime about those that ran when the daemon ended.
+async fn find(runtime: &Runtime, records: &[ContainerRecord]) -> Result<HashMap<String, Found>> {
+    let mut found = HashMap::new();
+    for record in records {
+        if matches!(record.state.status, Status::Running | Status::Paused) {
+            let state = runtime.reattach(&record.id).await.unwrap_or_else(|error| {
+                tracing::error!(id = record.id, %error, "cannot find a container again");
+                Found::Gone
+            });
+            found.insert(record.id.clone(), state);
+        }
+    }
+    Ok(found)
+}
+
+impl Engine {
+    /// Removes what belongs to nothing on record. Goes past failures: the next start tries again.
+    /// What an unreadable record names stays: a newer hostd may have written it.
+    async fn sweep(
+        &self,
+        records: &[ContainerRecord],
+        unreadable: &[String],
+        found: &HashMap<String, Found>,
+    ) {
+        let known = |id: &str| {
+            records.iter().any(|record| record.id == id) || unreadable.iter().any(|unread| unread == id)
+        };
+        for id in self.0.runtime.ids().unwrap_or_default() {
+            if found.contains_key(&id) || unreadable.contains(&id) {
+                continue;
+            }
+            tracing::info!(id, "removing a run that belongs to no running container");
+            if let Err(error) = self.0.runtime.remove(&id).await {
+                tracing::warn!(id, %error, "cannot remove a left-over run");
+            }
+        }
+        for id in self.0.images.snapshots().unwrap_or_default() {
+            if !known(&id)
+                && let Err(error) = self.0.images.remove_snapshot(&id)
+            {
+                tracing::warn!(id, %error, "cannot remove a left-over layer");
+            }
+        }
+        for (dir, keep) in [("containers", true), ("removing", false)] {
+            for entry in fs::read_dir(self.0.config.data_root.join(dir)).into_iter().flatten().flatten() {
+                if keep && entry.file_name().to_str().is_some_and(known) {
+                    continue;
+                }
+                if keep {
+                    self.sweep_volumes(&entry.path());
+                }
+                if let Err(error) = fs::remove_dir_all(entry.path()) {
+                    tracing::warn!(path = %entry.path().display(), %error, "cannot remove a left-over directory");
+                }
+            }
+        }
+        self.0.journal.retain(known);
+    }
+
+    /// Anonymous volumes of a create that a crash cut short.
+    fn sweep_volumes(&self, dir: &Path) {
+        for name in create::abandoned_volumes(dir) {
+            match self.0.volumes.remove(&name) {
+                Ok(()) | Err(hostd_volume::VolumeError::NotFound(_)) => {}
+                Err(error) => tracing::warn!(volume = name, %error, "cannot remove a left-over volume"),
+            }
+        }
+    }
+
+    /// Puts the records to work: watches those that run, records the ends that nobody saw, applies policies.
+    async fn take_up(&self, records: Vec<ContainerRecord>, mut found: HashMap<String, Found>) {
+        let containers: Vec<_> = records.into_iter().map(Container::new).collect();
+        // All names first: containers may refer to each other.
+        for container in &containers {
+            if let Err(error) = self.0.index.reserve(&container.record().name, &container.id) {
+                tracing::error!(id = container.id, %error, "two containers with one name on record");
+            }
+            self.0.index.insert(container);
+        }
+        for container in &containers {
+            self.take_up_one(container, found.remove(&container.id)).await;
+        }
+    }
+
+    async fn take_up_one(&self, container: &Arc<Container>, found: Option<Found>) {
+        match found {
+            Some(Found::Running(live)) => {
+                let turn = container.turn().await;
+                container.set_live(Some(live.clone()));
+                let pid = live.pid();
+                container.change(&turn, |record| record.state.pid = pid);
+                drop(turn);
+                self.watch(container, live);
+            }
+            Some(Found::Exited(exit)) => self.catch_up(container, exit).await,
+            Some(Found::Gone) => {
+                let exit = Exit { code: UNSEEN, oom_killed: false, at: OffsetDateTime::now_utc() };
+                self.catch_up(container, exit).await;
+            }
+            None => self.take_up_idle(container).await,
+        }
+    }
+
+    /// Records an end that came while no daemon ran.
+    async fn catch_up(&self, container: &Arc<Container>, exit: Exit) {
+        let turn = container.turn().await;
+        let restart = restarts(&container.record(), exit.code);
+        let record = self.record_end(container, &turn, exit, restart).await;
+        drop(turn);
+        if restart {
+            self.restart_later(container, Duration::ZERO);
+        } else if record.host.auto_remove {
+            self.remove_ended(container).await;
+        }
+    }
+
+    /// One that did not run: goes on being removed, or starts because its policy says "always".
+    async fn take_up_idle(&self, container: &Arc<Container>) {
+        let record = container.record();
+        let ran = record.state.started_at.is_some();
+        match record.state.status {
+            Status::Removing => self.go_on_removing(container, record.state.remove_volumes).await,
+            // It ended, and the crash came before it was removed for that.
+            Status::Exited if record.host.auto_remove => self.remove_ended(container).await,
+            Status::Restarting => self.restart_later(container, Duration::ZERO),
+            // As Docker: "always" overrides a user's stop when the daemon starts.
+            Status::Exited if ran && wants_to_run(&record) => {
+                let turn = container.turn().await;
+                container.change(&turn, |record| {
+                    record.state.status = Status::Restarting;
+                    record.state.stopped_by_user = false;
+                });
+                drop(turn);
+                self.restart_later(container, Duration::ZERO);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether the policy starts an ended container together with the daemon.
+fn wants_to_run(record: &ContainerRecord) -> bool {
+    match record.host.restart_policy {
+        RestartPolicy::Always => true,
+        _ => restarts(record, record.state.exit_code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::record;
+
+    #[test]
+    fn always_overrides_a_users_stop_and_unless_stopped_does_not() {
+        for (policy, stopped, code, expected) in [
+            (RestartPolicy::Always, true, 0, true),
+            (RestartPolicy::UnlessStopped, true, 0, false),
+            (RestartPolicy::UnlessStopped, false, 0, true),
+            (RestartPolicy::OnFailure(0), false, 0, false),
+            (RestartPolicy::OnFailure(0), false, 1, true),
+            (RestartPolicy::No, false, 1, false),
+        ] {
+            let mut record = record("aa", "web");
+            record.host.restart_policy = policy;
+            record.state.stopped_by_user = stopped;
+            record.state.exit_code = code;
+            assert_eq!(wants_to_run(&record), expected, "{policy:?} {stopped} {code}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! From a record to what the runtime is asked for.
+
+use crate::Engine;
+use crate::create::{LogSetup, SecurityOptions, is_host, security_options, target_container};
+use crate::error::Result;
+use crate::model::{ContainerRecord, MountType, Resources};
+use hostd_image::Snapshot;
+use hostd_runtime::spec::{
+    self, ContainerSpec, Log, Mount, MountKind, Namespaces, NetNs, NsMode, RootFs, Stdin, TtySize,
+};
+use std::path::PathBuf;
+
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Engine {
+    /// What the runtime is to build for `record`.
+    pub(crate) fn spec_of(
+        &self,
+        record: &ContainerRecord,
+        net: NetNs,
+        snapshot: Snapshot,
+    ) -> Result<ContainerSpec> {
+        let (config, host) = (&record.config, &record.host);
+        let SecurityOptions { no_new_privileges, seccomp } = security_options(host)?;
+        Ok(ContainerSpec {
+            id: record.id.clone(),
+            args: record.args.clone(),
+            env: environment(record),
+            cwd: if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() },
+            user: config.user.clone(),
+            group_add: host.group_add.clone(),
+            hostname: config.hostname.clone(),
+            domainname: config.domainname.clone(),
+            tty: config.tty,
+            console_size: host.console_size.and_then(tty_size),
+            stdin: match (config.open_stdin, config.stdin_once) {
+                (false, _) => Stdin::Null,
+                (true, false) => Stdin::Open,
+                (true, true) => Stdin::Once,
+            },
+            rootfs: RootFs { lower: snapshot.lower, upper: snapshot.upper, work: snapshot.work },
+            read_only_rootfs: host.readonly_rootfs,
+            mounts: mounts(record),
+            namespaces: self.namespaces(record, net)?,
+            privileged: host.privileged,
+            cap_add: host.cap_add.clone(),
+            cap_drop: host.cap_drop.clone(),
+            seccomp,
+            no_new_privileges,
+            masked_paths: host.masked_paths.clone(),
+            readonly_paths: host.readonly_paths.clone(),
+            resources: resources(&host.resources, &host.device_cgroup_rules),
+            cgroup_parent: (!host.cgroup_parent.is_empty()).then(|| host.cgroup_parent.clone()),
+            devices: host.devices.iter().map(device).collect(),
+            sysctls: host.sysctls.clone(),
+            ulimits: host.ulimits.iter().map(ulimit).collect(),
+            oom_score_adj: host.oom_score_adj,
+            shm_size: host.shm_size.unwrap_or(64 << 20),
+            init: host.init.unwrap_or(false),
+            log: match LogSetup::read(&host.log_driver, &host.log_options)? {
+                LogSetup::None => Log::None,
+                LogSetup::JsonFile { max_size, max_files } => {
+                    Log::JsonFile { path: PathBuf::from(&record.log_path), max_size, max_files }
+                }
+            },
+        })
+    }
+
+    fn namespaces(&self, record: &ContainerRecord, net: NetNs) -> Result<Namespaces> {
+        let host = &record.host;
+        let own_or_host = |mode: &str| if is_host(mode) { NsMode::Host } else { NsMode::Private };
+        let pid = match target_container(&host.pid_mode) {
+            Some(target) => NsMode::Of(self.container(target)?.live()?.pid()),
+            None => own_or_host(&host.pid_mode),
+        };
+        Ok(Namespaces {
+            net,
+            pid,
+            ipc: own_or_host(&host.ipc_mode),
+            uts: own_or_host(&host.uts_mode),
+            cgroup: own_or_host(&host.cgroupns_mode),
+        })
+    }
+}
+
+pub(crate) fn tty_size((rows, cols): (u16, u16)) -> Option<TtySize> {
+    (rows > 0 && cols > 0).then_some(TtySize { rows, cols })
+}
+
+/// The environment of a container's processes: the engine's part, then the configuration's.
+pub(crate) fn environment(record: &ContainerRecord) -> Vec<String> {
+    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", record.config.hostname)];
+    if record.config.tty {
+        env.push("TERM=xterm".to_owned());
+    }
+    override_env(&mut env, &record.config.env);
+    env
+}
+
+/// Puts `more` into `env`: `NAME=value` replaces or adds, `NAME` alone takes away.
+pub(crate) fn override_env(env: &mut Vec<String>, more: &[String]) {
+    for variable in more {
+        let (name, has_value) =
+            variable.split_once('=').map_or((variable.as_str(), false), |(name, _)| (name, true));
+        let known = env.iter().position(|own| own.split('=').next() == Some(name));
+        match (known, has_value) {
+            (Some(at), true) => env[at].clone_from(variable),
+            (Some(at), false) => drop(env.remove(at)),
+            (None, true) => env.push(variable.clone()),
+            (None, false) => {}
+        }
+    }
+}
+
+/// The files that hostd makes, then what the client asked for, so that it may cover them.
+fn mounts(record: &ContainerRecord) -> Vec<Mount> {
+    let bind = |source: &str, destination: &str| Mount {
+        destination: destination.to_owned(),
+        kind: MountKind::Bind { source: source.into(), propagation: None, recursive: true },
+        read_only: false,
+    };
+    let mut mounts = Vec::with_capacity(record.mounts.len() + 4);
+    let covered = |path: &str| record.mounts.iter().any(|mount| mount.destination == path);
+    for (source, destination) in [
+        (&record.hostname_path, "/etc/hostname"),
+        (&record.hosts_path, "/etc/hosts"),
+        (&record.resolv_conf_path, "/etc/resolv.conf"),
+    ] {
+        if !covered(destination) {
+            mounts.push(bind(source, destination));
+        }
+    }
+    if record.host.ipc_mode == "host" && !covered("/dev/shm") {
+        mounts.push(bind("/dev/shm", "/dev/shm"));
+    }
+    for (path, options) in &record.host.tmpfs {
+        // Docker's defaults; later options win in the kernel.
+        let defaults = ["noexec", "nosuid", "nodev"].map(str::to_owned);
+        let asked = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
+        let asked: Vec<String> = asked.collect();
+        let read_only = asked.iter().any(|option| option == "ro");
+        let keep = |option: &String| !asked.iter().any(|own| option.strip_prefix("no") == Some(own.as_str()));
+        let options = defaults
+            .into_iter()
+            .filter(keep)
+            .chain(asked.iter().filter(|o| *o != "ro" && *o != "rw").cloned());
+        let kind = MountKind::Tmpfs { options: options.collect() };
+        mounts.push(Mount { destination: path.clone(), kind, read_only });
+    }
+    mounts.extend(record.mounts.iter().map(|point| Mount {
+        destination: point.destination.clone(),
+        read_only: !point.rw,
+        kind: match point.kind {
+            MountType::Tmpfs => MountKind::Tmpfs { options: point.options.clone() },
+            MountType::Bind | MountType::Volume => MountKind::Bind {
+                source: PathBuf::from(&point.source),
+                propagation: (!point.propagation.is_empty()).then(|| point.propagation.clone()),
+                recursive: point.recursive,
+            },
+        },
+    }));
+    // A parent that is mounted after its child would hide it.
+    mounts.sort_by_key(|mount| mount.destination.matches('/').count());
+    mounts
+}
+
+fn device((path_on_host, path_in_container, permissions): &(String, String, String)) -> spec::Device {
+    spec::Device {
+        path_on_host: path_on_host.into(),
+        path_in_container: path_in_container.clone(),
+        permissions: permissions.clone(),
+    }
+}
+
+fn ulimit((name, soft, hard): &(String, i64, i64)) -> spec::Ulimit {
+    spec::Ulimit { name: name.clone(), soft: *soft, hard: *hard }
+}
+
+/// Docker's numbers, where zero is "not set", to the runtime's options.
+fn resources(from: &Resources, device_rules: &[String]) -> spec::Resources {
+    const PERIOD: i64 = 100_000;
+    let set = |value: i64| (value != 0).then_some(value);
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let text = |value: &str| (!value.is_empty()).then(|| value.to_owned());
+    let (quota, period) = match from.nano_cpus {
+        0 => (set(from.cpu_quota), positive(from.cpu_period)),
+        // Billionths of a CPU to microseconds of every tenth of a second.
+        nano => (Some(nano / (1_000_000_000 / PERIOD)), positive(PERIOD)),
+    };
+    spec::Resources {
+        memory: set(from.memory),
+        memory_reservation: set(from.memory_reservation),
+        memory_swap: set(from.memory_swap).filter(|_| from.memory > 0),
+        memory_swappiness: from.memory_swappiness.and_then(|value| u64::try_from(value).ok()),
+        cpu_shares: positive(from.cpu_shares),
+        cpu_quota: quota,
+        cpu_period: period,
+        cpuset_cpus: text(&from.cpuset_cpus),
+        cpuset_mems: text(&from.cpuset_mems),
+        pids_limit: from.pids_limit.filter(|limit| *limit != 0),
+        device_rules: device_rules.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::record;
+
+    #[test]
+    fn the_environment_is_dockers() {
+        let mut record = record("aa", "web");
+        record.config.hostname = "box".to_owned();
+        record.config.tty = true;
+        record.config.env =
+            vec!["TERM=dumb".to_owned(), "A=1=2".to_owned(), "PATH".to_owned(), "NONE".to_owned()];
+        assert_eq!(environment(&record), ["HOSTNAME=box", "TERM=dumb", "A=1=2"]);
+    }
+
+    #[test]
+    fn cpus_become_a_quota() {
+        let got = resources(&Resources { nano_cpus: 1_500_000_000, ..Resources::default() }, &[]);
+        assert_eq!((got.cpu_quota, got.cpu_period), (Some(150_000), Some(100_000)));
+        assert_eq!(resources(&Resources::default(), &[]), spec::Resources::default());
+    }
+
+    #[test]
+    fn mounts_come_parents_first_and_cover_the_engines_files() {
+        let mut record = record("aa", "web");
+        record.host.tmpfs.insert("/etc".to_owned(), "exec,size=1m".to_owned());
+        let got = mounts(&record);
+        assert_eq!(got[0].destination, "/etc");
+        assert!(
+            matches!(&got[0].kind, MountKind::Tmpfs { options } if *options == ["nosuid", "nodev", "exec", "size=1m"])
+        );
+        assert_eq!(got.len(), 4);
+    }
+}

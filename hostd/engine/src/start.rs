@@ -1,0 +1,386 @@
+//! Starting a container: what it needs is made side by side, and taken down again when any of it fails.
+
+use crate::container::{Container, Turn};
+use crate::create::{parse_extra_host, target_container};
+use crate::error::{EngineError, Result, io, joined};
+use crate::lifecycle::Changed;
+use crate::model::{ContainerRecord, Happening, MountType, RestartPolicy, Status};
+use crate::{Engine, detach};
+use futures_util::future::BoxFuture;
+use hostd_image::Snapshot;
+use hostd_network::{Endpoint, EndpointRequest, PortRequest};
+use hostd_runtime::RuntimeError;
+use hostd_runtime::spec::NetNs;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// What was built for one run.
+struct Run {
+    live: hostd_runtime::Container,
+    endpoint: Option<Endpoint>,
+}
+
+/// The network namespace of a run.
+enum Net {
+    Host,
+    /// Made for it; to be connected to a network or not.
+    Own {
+        netns: OwnedFd,
+        connect: bool,
+    },
+    /// Another container's.
+    Shared(OwnedFd),
+}
+
+impl Engine {
+    /// Starts a container.
+    pub async fn start(&self, name: &str) -> Result<Changed> {
+        let container = self.container(name)?;
+        let turn = container.turn().await;
+        let status = container.record().state.status;
+        match status {
+            Status::Running | Status::Restarting => return Ok(Changed::Before),
+            Status::Paused => {
+                return Err(EngineError::conflict("cannot start a paused container, try unpause instead"));
+            }
+            Status::Removing | Status::Dead => {
+                return Err(EngineError::conflict("container is marked for removal and cannot be started"));
+            }
+            Status::Created | Status::Exited => {}
+        }
+        container.change(&turn, |record| {
+            record.restart_count = 0;
+            record.state.stopped_by_user = false;
+        });
+        self.run(&container, turn).await?;
+        Ok(Changed::Now)
+    }
+
+    /// Lets the program run, or records why it could not. Boxed, because restarts make it call itself.
+    pub(crate) fn run<'a>(
+        &'a self,
+        container: &'a Arc<Container>,
+        turn: Turn<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match self.try_run(container, &turn).await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    self.failed_to_run(container, turn, &error).await;
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    async fn try_run(&self, container: &Arc<Container>, turn: &Turn<'_>) -> Result<()> {
+        let record = container.record();
+        let run = self.build(&record).await?;
+        let outcome = self.let_go(container, turn, &run).await;
+        match outcome {
+            Ok(()) => {
+                self.watch(container, run.live);
+                Ok(())
+            }
+            Err(error) => {
+                container.set_live(None);
+                self.tear_down(&record.id, run.endpoint.as_ref()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Namespace, layer, files, container and network, up to the exec of its program.
+    async fn build(&self, record: &Arc<ContainerRecord>) -> Result<Run> {
+        let (net, snapshot) = tokio::try_join!(self.net_for(record), self.snapshot_and_files(record))?;
+        let (connection, fd) = match net {
+            Net::Host => (None, NetNs::Host),
+            Net::Shared(netns) => (None, NetNs::Fd(netns)),
+            Net::Own { netns, connect } => {
+                let copy = netns.try_clone().map_err(io("cannot duplicate a descriptor"))?;
+                (connect.then_some(netns), NetNs::Fd(copy))
+            }
+        };
+        let spec = self.spec_of(record, fd, snapshot)?;
+        let connect = async {
+            match &connection {
+                None => Ok(None),
+                Some(netns) => self.connect(record, netns).await.map(Some),
+            }
+        };
+        // Each leaves nothing behind when it fails, so only the other is to be taken down.
+        match tokio::join!(self.0.runtime.create(spec), connect) {
+            (Ok(live), Ok(endpoint)) => Ok(Run { live, endpoint }),
+            (Ok(_), Err(error)) => {
+                self.tear_down(&record.id, None).await;
+                Err(error)
+            }
+            (Err(error), connected) => {
+                let endpoint = connected.ok().flatten();
+                self.tear_down(&record.id, endpoint.as_ref()).await;
+                Err(run_error(error))
+            }
+        }
+    }
+
+    /// Connects who attached before, lets the program run, and records it.
+    async fn let_go(&self, container: &Arc<Container>, turn: &Turn<'_>, run: &Run) -> Result<()> {
+        let record = container.record();
+        if run.endpoint.is_some() {
+            self.write_hosts(&record, run.endpoint.as_ref())?;
+        }
+        for pending in container.take_pending() {
+            let stream = run.live.attach(pending.streams).await?;
+            detach::bridge(pending.stream, stream, pending.detach, self.on_detach(container));
+        }
+        // Noted before the program runs: after a crash in between, the shim is found and asked.
+        let pid = run.live.pid();
+        let noted = container.advance(turn, Happening::Started, |record| {
+            record.state.pid = pid;
+            record.state.exit_code = 0;
+            record.state.error.clear();
+            record.state.oom_killed = false;
+            record.state.started_at = Some(OffsetDateTime::now_utc());
+            record.endpoint.clone_from(&run.endpoint);
+        })?;
+        let kept = match self.note(&noted) {
+            // After a power cut the policy brings back what had been started: that must be on disk by the answer.
+            Ok(()) if record.host.restart_policy != RestartPolicy::No => self.0.db.store(&noted).await,
+            kept => kept,
+        };
+        let started = match kept {
+            Ok(()) => run.live.start().await.map_err(run_error),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            container.change(turn, |now| {
+                now.state = record.state.clone();
+                now.endpoint = None;
+            });
+            return Err(error);
+        }
+        container.set_live(Some(run.live.clone()));
+        self.tell(container, "start", &[]);
+        Ok(())
+    }
+
+    /// Takes down what one run used; goes past failures, because what is left is found at the next start of hostd.
+    pub(crate) async fn tear_down(&self, id: &str, endpoint: Option<&Endpoint>) {
+        let disconnect = async {
+            match endpoint {
+                Some(endpoint) => self.0.networks.disconnect(endpoint).await,
+                None => Ok(()),
+            }
+        };
+        let (removed, disconnected) = tokio::join!(self.0.runtime.remove(id), disconnect);
+        if let Err(error) = removed {
+            tracing::warn!(id, %error, "cannot remove what a run left");
+        }
+        if let Err(error) = disconnected {
+            tracing::warn!(id, %error, "cannot disconnect from the network");
+        }
+    }
+
+    /// Records why the program could not run.
+    async fn failed_to_run(&self, container: &Arc<Container>, turn: Turn<'_>, error: &EngineError) {
+        // Their clients are told by the error of the start.
+        drop(container.take_pending());
+        let code = exit_code(error);
+        let message = error.chain();
+        let was_restarting = container.record().state.status == Status::Restarting;
+        let edit = |record: &mut ContainerRecord| {
+            record.state.exit_code = code;
+            record.state.error = message;
+            record.state.pid = 0;
+            record.endpoint = None;
+        };
+        let record = if was_restarting {
+            container.advance(&turn, Happening::Exited, edit)
+        } else {
+            Ok(container.change(&turn, edit))
+        };
+        if let Err(error) = record.and_then(|record| self.note(&record)) {
+            tracing::error!(id = container.id, %error, "cannot record a failed start");
+        }
+        container.ends.send_modify(|ends| {
+            ends.code = code;
+            // One that is to run again has waiters of its run.
+            ends.count += u64::from(was_restarting);
+        });
+        if container.record().host.auto_remove {
+            drop(turn);
+            self.remove_ended(container).await;
+        }
+    }
+
+    async fn net_for(&self, record: &Arc<ContainerRecord>) -> Result<Net> {
+        let mode = record.host.network_mode.as_str();
+        if mode == "host" {
+            return Ok(Net::Host);
+        }
+        if let Some(target) = target_container(mode) {
+            let target = self.container(target)?;
+            let live = target.live().map_err(|_| {
+                EngineError::conflict(format!(
+                    "cannot join network of a non running container: {}",
+                    target.id
+                ))
+            })?;
+            let path = format!("/proc/{}/ns/net", live.pid());
+            let netns = fs::File::open(&path).map_err(io(format!("cannot open {path}")))?;
+            return Ok(Net::Shared(netns.into()));
+        }
+        let netns = tokio::task::spawn_blocking(hostd_network::new_netns).await.map_err(joined)??;
+        Ok(Net::Own { netns, connect: mode != "none" && !record.config.network_disabled })
+    }
+
+    async fn connect(&self, record: &ContainerRecord, netns: &OwnedFd) -> Result<Endpoint> {
+        let request = EndpointRequest {
+            container_id: record.id.clone(),
+            network: record.host.network_mode.clone(),
+            netns: netns.as_fd(),
+            ports: ports(record),
+            ip: None,
+            mac: record.mac_address.clone(),
+        };
+        let label = |error: hostd_network::NetworkError| {
+            let kind = EngineError::from(error);
+            EngineError {
+                message: format!(
+                    "driver failed programming external connectivity on endpoint {}: {}",
+                    record.name, kind.message
+                ),
+                ..kind
+            }
+        };
+        self.0.networks.connect(request).await.map_err(label)
+    }
+
+    async fn snapshot_and_files(&self, record: &Arc<ContainerRecord>) -> Result<Snapshot> {
+        let (engine, record) = (self.clone(), Arc::clone(record));
+        tokio::task::spawn_blocking(move || {
+            make_bind_sources(&record)?;
+            engine.write_files(&record)?;
+            Ok(engine.0.images.snapshot(&record.id, &record.image_id)?)
+        })
+        .await
+        .map_err(joined)?
+    }
+
+    /// `hostname`, `hosts` and `resolv.conf`; bind-mounted, so they are written in place.
+    fn write_files(&self, record: &ContainerRecord) -> Result<()> {
+        let write =
+            |path: &str, text: String| fs::write(path, text).map_err(io(format!("cannot write {path}")));
+        write(&record.hostname_path, format!("{}\n", record.config.hostname))?;
+        if let Some(target) = target_container(&record.host.network_mode) {
+            let target = self.container(target)?.record();
+            for (from, to) in [
+                (&target.hosts_path, &record.hosts_path),
+                (&target.resolv_conf_path, &record.resolv_conf_path),
+            ] {
+                fs::copy(from, to).map_err(io(format!("cannot copy {from}")))?;
+            }
+            return Ok(());
+        }
+        let on_host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let host = &record.host;
+        let keep = host.network_mode == "host"
+            && host.dns.is_empty()
+            && host.dns_search.is_empty()
+            && host.dns_options.is_empty();
+        let resolv_conf = if keep {
+            on_host
+        } else {
+            hostd_network::resolv_conf(&on_host, &host.dns, &host.dns_search, &host.dns_options)
+        };
+        write(&record.resolv_conf_path, resolv_conf)?;
+        self.write_hosts(record, None)
+    }
+
+    fn write_hosts(&self, record: &ContainerRecord, endpoint: Option<&Endpoint>) -> Result<()> {
+        let gateway = IpAddr::V4(self.0.networks.bridge_gateway());
+        let mut extra = Vec::with_capacity(record.host.extra_hosts.len());
+        for entry in &record.host.extra_hosts {
+            let (name, address) = parse_extra_host(entry)?;
+            extra.push((name.to_owned(), address.parse().unwrap_or(gateway)));
+        }
+        let ip: Option<Ipv4Addr> = endpoint.map(|endpoint| endpoint.ip);
+        let text = if record.host.network_mode == "host" {
+            let mut text = fs::read_to_string("/etc/hosts").unwrap_or_default();
+            for (name, address) in &extra {
+                text.push_str(&format!("{address}\t{name}\n"));
+            }
+            text
+        } else {
+            hostd_network::hosts_file(&record.config.hostname, &record.config.domainname, ip, &extra)
+        };
+        fs::write(&record.hosts_path, text).map_err(io(format!("cannot write {}", record.hosts_path)))
+    }
+}
+
+/// Docker makes a missing directory for `-v /host:/container`, and none for `--mount`.
+fn make_bind_sources(record: &ContainerRecord) -> Result<()> {
+    for point in record.mounts.iter().filter(|point| point.kind == MountType::Bind) {
+        if fs::symlink_metadata(&point.source).is_ok() {
+            continue;
+        }
+        let asked_as_mount =
+            record.host.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == point.destination);
+        if asked_as_mount {
+            return Err(EngineError::invalid(format!(
+                "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                point.source
+            )));
+        }
+        fs::create_dir_all(&point.source)
+            .map_err(io(format!("error while creating mount source path '{}'", point.source)))?;
+    }
+    Ok(())
+}
+
+/// What is to be published.
+fn ports(record: &ContainerRecord) -> Vec<PortRequest> {
+    let mut ports = Vec::new();
+    for (port, bindings) in &record.host.port_bindings {
+        for binding in bindings {
+            ports.push(PortRequest {
+                container_port: port.number,
+                protocol: port.protocol,
+                host_ip: binding.host_ip,
+                host_ports: binding.host_ports.map(|(first, last)| first..=last),
+            });
+        }
+        // `-p 80` arrives as a port with no binding.
+        if bindings.is_empty() {
+            ports.push(any_port(*port));
+        }
+    }
+    if record.host.publish_all_ports {
+        let bound = &record.host.port_bindings;
+        ports.extend(
+            record.config.exposed_ports.iter().filter(|port| !bound.contains_key(port)).map(|p| any_port(*p)),
+        );
+    }
+    ports
+}
+
+fn any_port(port: crate::model::Port) -> PortRequest {
+    PortRequest { container_port: port.number, protocol: port.protocol, host_ip: None, host_ports: None }
+}
+
+fn run_error(error: RuntimeError) -> EngineError {
+    match error {
+        RuntimeError::Exec { code, message } => {
+            EngineError { exit_code: Some(code), ..EngineError::invalid(message) }
+        }
+        other => other.into(),
+    }
+}
+
+/// What the failed start leaves as exit code: the exec's, or Docker's 128.
+fn exit_code(error: &EngineError) -> i32 {
+    error.exit_code.unwrap_or(128)
+}

@@ -1,0 +1,224 @@
+//! What a running container takes, from its cgroup and its network namespace.
+
+use crate::Engine;
+use crate::error::{Result, io, joined};
+use crate::top::cgroup_dir;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use time::OffsetDateTime;
+
+/// The kernel counts times for users in hundredths of a second, on all platforms that hostd runs on.
+const TICK: u64 = 10_000_000;
+
+/// One look at a container. All zero but `at` for one that does not run.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// When; `None` for a container that does not run.
+    pub at: Option<OffsetDateTime>,
+    /// CPU time of its processes so far.
+    pub cpu: CpuSample,
+    /// Bytes in use.
+    pub memory: u64,
+    /// Most bytes in use so far, where the kernel tells.
+    pub memory_peak: Option<u64>,
+    /// Bytes that it may use: of its limit, or of the machine.
+    pub memory_limit: u64,
+    /// The kernel's further numbers about memory, by its own names.
+    pub memory_details: BTreeMap<String, u64>,
+    /// Processes and threads.
+    pub pids: u64,
+    /// How many it may have; `None` is no limit.
+    pub pids_limit: Option<u64>,
+    /// By interface.
+    pub networks: BTreeMap<String, NetworkSample>,
+    /// (major, minor, `read` or `write`, bytes) of each device.
+    pub io: Vec<(u64, u64, String, u64)>,
+}
+
+/// CPU time, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuSample {
+    /// In all.
+    pub total: u64,
+    /// In programs.
+    pub user: u64,
+    /// In the kernel.
+    pub kernel: u64,
+    /// Of everything on this machine.
+    pub system: u64,
+    /// Processors.
+    pub online: usize,
+    /// Periods of a CPU limit.
+    pub periods: u64,
+    /// Those in which it was held back.
+    pub throttled_periods: u64,
+    /// How long it was.
+    pub throttled: u64,
+}
+
+/// Counters of an interface: bytes, packets, errors, drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkSample {
+    /// Received.
+    pub received: [u64; 4],
+    /// Sent.
+    pub sent: [u64; 4],
+}
+
+impl Engine {
+    /// What a container takes now.
+    pub async fn sample(&self, name: &str) -> Result<Sample> {
+        let container = self.container(name)?;
+        let Some(live) = container.live_now() else { return Ok(Sample::default()) };
+        let cpus = self.machine().cpus;
+        let machine_memory = crate::info::memory_total();
+        tokio::task::spawn_blocking(move || sample(live.pid(), cpus, machine_memory)).await.map_err(joined)?
+    }
+}
+
+fn sample(pid: i32, cpus: usize, machine_memory: u64) -> Result<Sample> {
+    let path = format!("/proc/{pid}/cgroup");
+    let cgroups = fs::read_to_string(&path).map_err(io(format!("cannot read {path}")))?;
+    let root = Path::new("/sys/fs/cgroup");
+    let mut sample =
+        Sample { at: Some(OffsetDateTime::now_utc()), memory_limit: machine_memory, ..Sample::default() };
+    if root.join("cgroup.controllers").exists() {
+        if let Some(dir) = cgroup_dir(&cgroups, "") {
+            sample.read_v2(&dir);
+        }
+    } else {
+        sample.read_v1(|controller| cgroup_dir(&cgroups, controller).unwrap_or_default());
+    }
+    sample.memory_limit = sample.memory_limit.min(machine_memory);
+    sample.cpu.online = cpus;
+    sample.cpu.system = machine_time(&text(Path::new("/proc/stat")));
+    sample.networks = networks(&text(Path::new(&format!("/proc/{pid}/net/dev"))));
+    Ok(sample)
+}
+
+impl Sample {
+    fn read_v1(&mut self, dir: impl Fn(&str) -> PathBuf) {
+        let (cpu, memory, pids) = (dir("cpu"), dir("memory"), dir("pids"));
+        let account = dir("cpuacct");
+        let times = fields(&text(&account.join("cpuacct.stat")));
+        self.cpu.total = number(&account.join("cpuacct.usage")).unwrap_or(0);
+        self.cpu.user = times.get("user").copied().unwrap_or(0) * TICK;
+        self.cpu.kernel = times.get("system").copied().unwrap_or(0) * TICK;
+        let throttling = fields(&text(&cpu.join("cpu.stat")));
+        self.read_throttling(&throttling, "throttled_time", 1);
+        self.memory = number(&memory.join("memory.usage_in_bytes")).unwrap_or(0);
+        self.memory_peak = number(&memory.join("memory.max_usage_in_bytes"));
+        self.memory_limit = number(&memory.join("memory.limit_in_bytes")).unwrap_or(u64::MAX);
+        self.memory_details = fields(&text(&memory.join("memory.stat")));
+        self.read_pids(&pids);
+        for line in text(&dir("blkio").join("blkio.throttle.io_service_bytes_recursive")).lines() {
+            // `8:0 Read 4096`
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let [device, kind @ ("Read" | "Write"), bytes] = words[..]
+                && let Some((major, minor)) = numbers(device)
+            {
+                self.io.push((major, minor, kind.to_lowercase(), bytes.parse().unwrap_or(0)));
+            }
+        }
+    }
+
+    fn read_v2(&mut self, dir: &Path) {
+        let cpu = fields(&text(&dir.join("cpu.stat")));
+        let micros = |name: &str| cpu.get(name).copied().unwrap_or(0).saturating_mul(1000);
+        self.cpu.total = micros("usage_usec");
+        self.cpu.user = micros("user_usec");
+        self.cpu.kernel = micros("system_usec");
+        self.read_throttling(&cpu, "throttled_usec", 1000);
+        self.memory = number(&dir.join("memory.current")).unwrap_or(0);
+        // Absent and `max` are no limit.
+        self.memory_limit = number(&dir.join("memory.max")).unwrap_or(u64::MAX);
+        self.memory_details = fields(&text(&dir.join("memory.stat")));
+        self.read_pids(dir);
+        for line in text(&dir.join("io.stat")).lines() {
+            // `8:0 rbytes=4096 wbytes=0 rios=1 …`
+            let Some((device, counters)) = line.split_once(' ') else { continue };
+            let Some((major, minor)) = numbers(device) else { continue };
+            for (key, kind) in [("rbytes=", "read"), ("wbytes=", "write")] {
+                let bytes =
+                    counters.split_whitespace().find_map(|counter| counter.strip_prefix(key)?.parse().ok());
+                self.io.push((major, minor, kind.to_owned(), bytes.unwrap_or(0)));
+            }
+        }
+    }
+
+    fn read_throttling(&mut self, stat: &BTreeMap<String, u64>, time: &str, unit: u64) {
+        let get = |name: &str| stat.get(name).copied().unwrap_or(0);
+        self.cpu.periods = get("nr_periods");
+        self.cpu.throttled_periods = get("nr_throttled");
+        self.cpu.throttled = get(time).saturating_mul(unit);
+    }
+
+    fn read_pids(&mut self, dir: &Path) {
+        self.pids = number(&dir.join("pids.current")).unwrap_or(0);
+        self.pids_limit = number(&dir.join("pids.max"));
+    }
+}
+
+/// A controller that is missing has no files: it counts nothing.
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn number(path: &Path) -> Option<u64> {
+    text(path).trim().parse().ok()
+}
+
+/// `8:0`
+fn numbers(device: &str) -> Option<(u64, u64)> {
+    let (major, minor) = device.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Lines of a name and a number.
+fn fields(text: &str) -> BTreeMap<String, u64> {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?))).collect()
+}
+
+/// Time of all processors, as `/proc/stat` counts it; guests' is in the user's.
+fn machine_time(stat: &str) -> u64 {
+    let line = stat.lines().next().unwrap_or("");
+    let ticks: u64 =
+        line.split_whitespace().skip(1).take(8).filter_map(|word| word.parse::<u64>().ok()).sum();
+    ticks.saturating_mul(TICK)
+}
+
+/// `/proc/net/dev` without the loopback.
+fn networks(text: &str) -> BTreeMap<String, NetworkSample> {
+    let lines = text.lines().skip(2).filter_map(|line| line.split_once(':'));
+    lines
+        .map(|(name, counters)| (name.trim().to_owned(), counters))
+        .filter(|(name, _)| name != "lo")
+        .map(|(name, counters)| {
+            let numbers: Vec<u64> =
+                counters.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+            let from = |at: usize| [0, 1, 2, 3].map(|offset| numbers.get(at + offset).copied().unwrap_or(0));
+            (name, NetworkSample { received: from(0), sent: from(8) })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_read_without_the_loopback() {
+        let text = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n";
+        let expected = NetworkSample { received: [10, 2, 3, 4], sent: [50, 6, 7, 8] };
+        assert_eq!(networks(text), BTreeMap::from([("eth0".to_owned(), expected)]));
+    }
+
+    #[test]
+    fn the_machines_time_leaves_guests_out() {
+        assert_eq!(machine_time("cpu  1 2 3 4 5 6 7 8 100 100\ncpu0 1\n"), 36 * TICK);
+        assert_eq!(fields("user 5\nsystem 7\nodd\n").len(), 2);
+        assert_eq!(numbers("8:16"), Some((8, 16)));
+    }
+}

@@ -1,0 +1,49 @@
+//! Waiting for a container's end or removal.
+
+use crate::Engine;
+use crate::error::Result;
+use futures_util::future::BoxFuture;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitCondition {
+    /// That it does not run: at once when it does not.
+    #[default]
+    NotRunning,
+    /// The next end of a run.
+    NextExit,
+    /// That it is gone.
+    Removed,
+}
+
+/// How the wait ended.
+#[derive(Clone, Debug)]
+pub struct WaitResult {
+    /// Exit code of the last run.
+    pub code: i32,
+    /// Why the removal failed.
+    pub error: Option<String>,
+}
+
+impl Engine {
+    /// Registers the wait before it returns: an exit after that is never missed.
+    pub async fn wait(&self, name: &str, condition: WaitCondition) -> Result<BoxFuture<'static, WaitResult>> {
+        let container = self.container(name)?;
+        // In this order: an end between the two is seen as one that came after.
+        let mut ends = container.ends.subscribe();
+        let now = ends.borrow_and_update().clone();
+        let up = container.record().state.status.is_up();
+        Ok(Box::pin(async move {
+            let over = |ends: &crate::container::Ends| match condition {
+                WaitCondition::NotRunning => !up || ends.count > now.count || ends.removed,
+                WaitCondition::NextExit => ends.count > now.count || ends.removed,
+                WaitCondition::Removed => ends.removed || ends.removal_error.is_some(),
+            };
+            match ends.wait_for(over).await {
+                Ok(ends) => WaitResult { code: ends.code, error: ends.removal_error.clone() },
+                // `container` is kept alive by this future, so its sender is too.
+                Err(_) => WaitResult { code: container.record().state.exit_code, error: None },
+            }
+        }))
+    }
+}

@@ -1,0 +1,192 @@
+//! The end of a run: one task per running container waits for it, records it, takes down what the run used, and
+//! applies the restart policy.
+
+use crate::Engine;
+use crate::container::{Container, Turn};
+use crate::model::{ContainerRecord, Happening, RestartPolicy, Status};
+use hostd_runtime::Exit;
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// First pause before a restart; it doubles with every further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A run as long as this makes the pauses short again.
+const GOOD_RUN: time::Duration = time::Duration::seconds(10);
+
+impl Engine {
+    /// Watches a running container until it ends.
+    pub(crate) fn watch(&self, container: &Arc<Container>, live: hostd_runtime::Container) {
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        tokio::spawn(async move {
+            let exit = tokio::select! {
+                exit = live.wait() => exit,
+                () = engine.0.closing.cancelled() => return,
+            };
+            let exit = exit.unwrap_or_else(|error| {
+                tracing::error!(id = container.id, %error, "lost sight of a container");
+                Exit { code: 255, oom_killed: false, at: OffsetDateTime::now_utc() }
+            });
+            engine.ended(&container, exit).await;
+        });
+    }
+
+    /// Records the end of a run, and goes on from there.
+    async fn ended(&self, container: &Arc<Container>, exit: Exit) {
+        let turn = container.turn().await;
+        if !container.record().state.status.is_up() {
+            return;
+        }
+        let restart = restarts(&container.record(), exit.code);
+        let record = self.record_end(container, &turn, exit, restart).await;
+        if restart {
+            let pause = pause_before(record.restart_count, run_length(&record));
+            drop(turn);
+            self.restart_later(container, pause);
+        } else if record.host.auto_remove {
+            drop(turn);
+            self.remove_ended(container).await;
+        }
+    }
+
+    /// The record of the end, the events, the waiters; what the run used is gone when this returns.
+    pub(crate) async fn record_end(
+        &self,
+        container: &Arc<Container>,
+        turn: &Turn<'_>,
+        exit: Exit,
+        restart: bool,
+    ) -> Arc<ContainerRecord> {
+        let before = container.record();
+        container.set_live(None);
+        // A port must be free again when somebody is told of the end; all else can follow.
+        let publishes = before.endpoint.as_ref().is_some_and(|endpoint| !endpoint.ports.is_empty());
+        if publishes {
+            self.tear_down(&container.id, before.endpoint.as_ref()).await;
+        }
+        let happening = if restart { Happening::WillRestart } else { Happening::Exited };
+        let advanced = container.advance(turn, happening, |record| {
+            record.state.pid = 0;
+            record.state.exit_code = exit.code;
+            record.state.oom_killed = exit.oom_killed;
+            record.state.finished_at = Some(exit.at);
+            record.endpoint = None;
+        });
+        let record = advanced.unwrap_or_else(|error| {
+            tracing::error!(id = container.id, %error, "an end that makes no sense");
+            container.record()
+        });
+        if let Err(error) = self.note(&record) {
+            tracing::error!(id = container.id, %error, "cannot record the end of a container");
+        }
+        self.0.execs.container_ended(&container.id);
+        if exit.oom_killed {
+            self.tell(container, "oom", &[]);
+        }
+        let seconds = run_length(&record).whole_seconds().max(0);
+        let facts = [("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())];
+        self.tell(container, "die", &facts);
+        container.ends.send_modify(|ends| {
+            ends.count += 1;
+            ends.code = exit.code;
+        });
+        if !publishes {
+            self.tear_down(&container.id, before.endpoint.as_ref()).await;
+        }
+        record
+    }
+
+    /// Starts a container again after a pause, unless it was stopped, started or removed meanwhile.
+    pub(crate) fn restart_later(&self, container: &Arc<Container>, pause: Duration) {
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        tokio::spawn(async move {
+            let mut pause = pause;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = container.hurry.notified() => return,
+                    () = engine.0.closing.cancelled() => return,
+                }
+                let turn = container.turn().await;
+                if container.record().state.status != Status::Restarting || engine.0.closing.is_cancelled() {
+                    return;
+                }
+                container.change(&turn, |record| record.restart_count += 1);
+                let Err(error) = engine.run(&container, turn).await else { return };
+                tracing::warn!(id = container.id, error = error.chain(), "cannot restart");
+                // `run` has left it exited; a policy that goes on after failures goes on after this one.
+                let turn = container.turn().await;
+                let record = container.record();
+                if record.state.status != Status::Exited || !restarts(&record, record.state.exit_code) {
+                    return;
+                }
+                let again = container.change(&turn, |record| record.state.status = Status::Restarting);
+                if let Err(error) = engine.note(&again) {
+                    tracing::error!(id = container.id, %error, "cannot record a restart");
+                }
+                pause = pause_before(again.restart_count, time::Duration::ZERO);
+            }
+        });
+    }
+}
+
+/// Whether the policy wants another run after one that ended with `code`.
+pub(crate) fn restarts(record: &ContainerRecord, code: i32) -> bool {
+    !record.state.stopped_by_user
+        && match record.host.restart_policy {
+            RestartPolicy::No => false,
+            RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+            RestartPolicy::OnFailure(most) => code != 0 && (most == 0 || record.restart_count < most),
+        }
+}
+
+fn run_length(record: &ContainerRecord) -> time::Duration {
+    match (record.state.started_at, record.state.finished_at) {
+        (Some(from), Some(to)) => to - from,
+        _ => time::Duration::ZERO,
+    }
+}
+
+fn pause_before(restarts_so_far: u32, run: time::Duration) -> Duration {
+    if run >= GOOD_RUN {
+        return FIRST_PAUSE;
+    }
+    FIRST_PAUSE.saturating_mul(1 << restarts_so_far.min(10)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::record;
+
+    #[test]
+    fn policies_decide_as_dockers_do() {
+        use RestartPolicy as P;
+        for (policy, code, count, stopped, expected) in [
+            (P::No, 1, 0, false, false),
+            (P::Always, 0, 9, false, true),
+            (P::Always, 0, 0, true, false),
+            (P::UnlessStopped, 1, 0, false, true),
+            (P::OnFailure(0), 1, 99, false, true),
+            (P::OnFailure(0), 0, 0, false, false),
+            (P::OnFailure(3), 1, 2, false, true),
+            (P::OnFailure(3), 1, 3, false, false),
+        ] {
+            let mut record = record("aa", "web");
+            record.host.restart_policy = policy;
+            record.restart_count = count;
+            record.state.stopped_by_user = stopped;
+            assert_eq!(restarts(&record, code), expected, "{policy:?} {code} {count} {stopped}");
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_a_good_run_resets_them() {
+        let short = time::Duration::seconds(1);
+        assert_eq!(pause_before(0, short), Duration::from_millis(100));
+        assert_eq!(pause_before(3, short), Duration::from_millis(800));
+        assert_eq!(pause_before(40, short), Duration::from_secs(60));
+        assert_eq!(pause_before(40, time::Duration::seconds(10)), Duration::from_millis(100));
+    }
+}
