@@ -1,0 +1,271 @@
+//! One connection: HTTP/1.1, until a handler takes the socket over.
+//!
+//! Attach and exec leave HTTP behind: after the response's head both sides write as they like, and each closes its half
+//! on its own. Docker does that for requests with `Upgrade: tcp` (answered 101) and for such without (answered 200), so
+//! hyper's own upgrade, which knows only the first, is not enough. Instead a handler sends a [`Takeover`] through the
+//! [`Hijacker`] of its connection and waits; [`serve`] then takes the socket, and what was read ahead, out of hyper.
+
+use crate::error::{ApiError, chain};
+use crate::version;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{Request, Response, header};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use hostd_engine::EngineError;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// A connected socket, with or without TLS.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
+
+/// A client that connects and sends no request in that time is let go.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Buffer of each direction of a stream.
+const STREAM_BUFFER: usize = 32 << 10;
+
+/// What follows on the socket once it has left HTTP.
+pub(crate) struct Takeover {
+    /// The response's head, as it goes out.
+    head: String,
+    /// Run once the head is out.
+    begin: BoxFuture<'static, Begun>,
+}
+
+/// What a client gets that took a connection over.
+pub(crate) struct Begun {
+    /// Sent first.
+    pub(crate) replay: Option<BoxStream<'static, Result<Bytes, EngineError>>>,
+    /// Then both directions are copied to and from here.
+    pub(crate) stream: Option<UnixStream>,
+}
+
+/// Takes the connection of a request over.
+#[derive(Clone)]
+pub(crate) struct Hijacker {
+    sender: mpsc::Sender<Takeover>,
+    /// Whether the client asked for `Upgrade: tcp`.
+    upgrade: bool,
+}
+
+impl<S: Sync> FromRequestParts<S> for Hijacker {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let sender = parts.extensions.get::<mpsc::Sender<Takeover>>().cloned();
+        let sender = sender.ok_or_else(|| ApiError::internal("the connection cannot be taken over"))?;
+        Ok(Self { sender, upgrade: parts.headers.contains_key(header::UPGRADE) })
+    }
+}
+
+impl Hijacker {
+    /// Whether the client asked for an upgrade; only then may the content type say `multiplexed`.
+    pub(crate) fn upgrade(&self) -> bool {
+        self.upgrade
+    }
+
+    /// Hands the connection to the stream that `begin` gives once the response's head is out. Never returns where that
+    /// works: the connection drops this future with the request it belongs to.
+    pub(crate) async fn take_over(
+        self,
+        content_type: &str,
+        begin: impl Future<Output = Begun> + Send + 'static,
+    ) -> ApiError {
+        let status = if self.upgrade {
+            "101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp"
+        } else {
+            "200 OK\r\nConnection: close"
+        };
+        let headers = version::header_lines();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{headers}\r\n");
+        match self.sender.send(Takeover { head, begin: Box::pin(begin) }).await {
+            Ok(()) => std::future::pending().await,
+            Err(_) => ApiError::internal("the connection is gone"),
+        }
+    }
+}
+
+/// Serves requests until the client leaves, a handler takes the socket over, or `stop`.
+pub(crate) async fn serve(io: impl Transport, router: Router, stop: CancellationToken) {
+    let (sender, mut takeovers) = mpsc::channel::<Takeover>(1);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| -> BoxFuture<'static, _> {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(sender.clone());
+        let router = router.clone();
+        Box::pin(async move { Ok::<Response<Body>, Infallible>(version::answer(router, request).await) })
+    });
+    let mut connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(io), service);
+    let takeover = loop {
+        tokio::select! {
+            biased;
+            Some(takeover) = takeovers.recv() => break takeover,
+            result = &mut connection => {
+                if let Err(error) = result {
+                    tracing::debug!("connection ended: {}", chain(&error));
+                }
+                return;
+            }
+            () = stop.cancelled(), if !stop.is_cancelled() => Pin::new(&mut connection).graceful_shutdown(),
+        }
+    };
+    let parts = connection.into_parts();
+    tokio::select! {
+        result = run(parts.io.into_inner(), parts.read_buf, takeover) => {
+            if let Err(error) = result {
+                tracing::debug!("stream ended: {error}");
+            }
+        }
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Head, replay, then both directions until the engine's side ends.
+async fn run(mut client: impl Transport, ahead: Bytes, takeover: Takeover) -> io::Result<()> {
+    client.write_all(takeover.head.as_bytes()).await?;
+    client.flush().await?;
+    let Begun { replay, stream } = takeover.begin.await;
+    if let Some(mut replay) = replay {
+        while let Some(chunk) = replay.next().await {
+            client.write_all(&chunk.map_err(io::Error::other)?).await?;
+        }
+    }
+    client.flush().await?;
+    let Some(stream) = stream else { return client.shutdown().await };
+    let (mut from_engine, mut to_engine) = stream.into_split();
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let input = async {
+        to_engine.write_all(&ahead).await?;
+        copy(&mut from_client, &mut to_engine).await?;
+        to_engine.shutdown().await
+    };
+    let output = async {
+        copy(&mut from_engine, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    // The end of the output ends the session; the end of the input is only stdin's. An input that breaks off (the
+    // process closed its stdin) leaves the output alone.
+    let input = async {
+        if let Err(error) = input.await {
+            tracing::debug!("input of a stream ended: {error}");
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = output => result,
+        () = input => Ok(()),
+    }
+}
+
+/// Copies until end of file, flushing whenever the reader has nothing more at hand (TLS buffers).
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    let mut buffer = vec![0; STREAM_BUFFER];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..count]).await?;
+        to.flush().await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::{get, post};
+    use std::sync::{Arc, Mutex};
+    use tokio::io::DuplexStream;
+
+    /// A server whose `/attach` hands over to a socket pair, and the engine's end of that pair.
+    fn server() -> (DuplexStream, UnixStream, CancellationToken) {
+        let (api_end, engine_end) = UnixStream::pair().unwrap();
+        let api_end = Arc::new(Mutex::new(Some(api_end)));
+        let router = Router::new().route("/plain", get(|| async { "plain" })).route(
+            "/attach",
+            post(move |hijacker: Hijacker| async move {
+                let stream = api_end.lock().unwrap().take();
+                let replay = futures_util::stream::once(async { Ok(Bytes::from_static(b"old,")) }).boxed();
+                let begin = async { Begun { replay: Some(replay), stream } };
+                hijacker.take_over("application/vnd.docker.raw-stream", begin).await
+            }),
+        );
+        let (client, io) = tokio::io::duplex(1 << 16);
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(io, router, stop.clone()));
+        (client, engine_end, stop)
+    }
+
+    async fn head(client: &mut DuplexStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    async fn session(request: &str, status: &str) {
+        let (mut client, mut engine, _stop) = server();
+        // Input that comes along with the request must not be lost, nor a request before it disturb.
+        client.write_all(b"GET /v1.41/plain HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        let mut body = [0; 5];
+        client.read_exact(&mut body).await.unwrap();
+        client.write_all(format!("{request}\r\n\r\nearly ").as_bytes()).await.unwrap();
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with(status), "{answer}");
+        assert!(answer.contains("Api-Version: 1.50\r\n"));
+        client.write_all(b"late").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut input = String::new();
+        engine.read_to_string(&mut input).await.unwrap();
+        assert_eq!(input, "early late");
+        // The client closed its half; the other still carries.
+        engine.write_all(b"output").await.unwrap();
+        drop(engine);
+        let mut output = String::new();
+        client.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "old,output");
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_is_answered_101_and_each_half_closes_on_its_own() {
+        session(
+            "POST /attach HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp",
+            "HTTP/1.1 101 UPGRADED\r\n",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn without_an_upgrade_the_connection_is_taken_over_with_200() {
+        session("POST /v1.24/attach HTTP/1.1\r\nHost: x", "HTTP/1.1 200 OK\r\n").await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_connections_and_streams() {
+        let (mut client, _engine, stop) = server();
+        client.write_all(b"POST /attach HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\n\r\n").await.unwrap();
+        head(&mut client).await;
+        stop.cancel();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+        let (mut idle, _engine, stop) = server();
+        idle.write_all(b"GET /plain HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        head(&mut idle).await;
+        stop.cancel();
+        idle.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+}

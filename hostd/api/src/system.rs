@@ -1,0 +1,225 @@
+//! `version`, `info`, `events`.
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::params::Params;
+use crate::request::JsonBody;
+use crate::version::{ApiVersion, MAX_API_VERSION, MIN_API_VERSION};
+use crate::{SERVER_VERSION, progress, timestamps};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Response;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use hostd_engine::{Auth, Engine, Event, EventOptions, Info};
+use serde_json::{Map, Value, json};
+use std::convert::Infallible;
+
+/// `GET /version`.
+pub(crate) async fn version(State(engine): State<Engine>) -> Result<Json<Value>, ApiError> {
+    let info = engine.info()?;
+    let arch = go_arch(&info.architecture);
+    Ok(Json(json!({
+        "Platform": { "Name": "hostd" },
+        "Components": [{
+            "Name": "Engine",
+            "Version": SERVER_VERSION,
+            "Details": {
+                "ApiVersion": MAX_API_VERSION,
+                "Arch": arch,
+                "BuildTime": "",
+                "Experimental": "false",
+                "GitCommit": "",
+                "GoVersion": "",
+                "KernelVersion": info.kernel_version,
+                "MinAPIVersion": MIN_API_VERSION,
+                "Os": "linux",
+            },
+        }],
+        "Version": SERVER_VERSION,
+        "ApiVersion": MAX_API_VERSION,
+        "MinAPIVersion": MIN_API_VERSION,
+        "GitCommit": "",
+        "GoVersion": "",
+        "Os": "linux",
+        "Arch": arch,
+        "KernelVersion": info.kernel_version,
+        "BuildTime": "",
+    })))
+}
+
+/// The architecture in Go's words, which clients compare with those of images.
+fn go_arch(machine: &str) -> &str {
+    match machine {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `GET /info`.
+pub(crate) async fn info(State(engine): State<Engine>, version: ApiVersion) -> Result<Json<Value>, ApiError> {
+    Ok(Json(encode_info(&engine.info()?, version)))
+}
+
+fn encode_info(info: &Info, version: ApiVersion) -> Value {
+    let mut map = Map::new();
+    for part in [encode_host(info), encode_engine(info)] {
+        if let Value::Object(part) = part {
+            map.extend(part);
+        }
+    }
+    if !version.since(50) {
+        map.insert("BridgeNfIptables".to_owned(), Value::Bool(false));
+        map.insert("BridgeNfIp6tables".to_owned(), Value::Bool(false));
+    }
+    Value::Object(map)
+}
+
+/// What the machine is and holds.
+fn encode_host(info: &Info) -> Value {
+    json!({
+        "ID": info.id,
+        "Containers": info.containers,
+        "ContainersRunning": info.running,
+        "ContainersPaused": info.paused,
+        "ContainersStopped": info.stopped,
+        "Images": info.images,
+        "MemoryLimit": info.memory_limit,
+        "SwapLimit": info.swap_limit,
+        "CpuCfsPeriod": info.cpu_cfs,
+        "CpuCfsQuota": info.cpu_cfs,
+        "CPUShares": info.cpu_shares,
+        "CPUSet": info.cpuset,
+        "PidsLimit": info.pids_limit,
+        "IPv4Forwarding": true,
+        "OomKillDisable": false,
+        "SystemTime": timestamps::rfc3339(info.system_time),
+        "CgroupVersion": info.cgroup_version.to_string(),
+        "KernelVersion": info.kernel_version,
+        "OperatingSystem": info.operating_system,
+        "OSVersion": info.os_version,
+        "OSType": "linux",
+        "Architecture": info.architecture,
+        "NCPU": info.cpus,
+        "MemTotal": info.memory,
+        "Name": info.name,
+        "Labels": info.labels,
+        "SecurityOptions": info.security_options,
+        "Warnings": info.warnings,
+    })
+}
+
+/// What this engine is and how it is set up.
+fn encode_engine(info: &Info) -> Value {
+    json!({
+        "Driver": "overlay2",
+        "DriverStatus": [],
+        "DockerRootDir": info.data_root,
+        "Plugins": {
+            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file"],
+        },
+        "Debug": tracing::enabled!(tracing::Level::DEBUG),
+        "NFd": 0,
+        "NGoroutines": 0,
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "NEventsListener": 0,
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": registry_config(info),
+        "GenericResources": null,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "ExperimentalBuild": false,
+        "ServerVersion": SERVER_VERSION,
+        "Runtimes": { "hostd": { "path": "hostd" } },
+        "DefaultRuntime": "hostd",
+        "Swarm": {
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
+            "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "hostd",
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": "" },
+        "InitCommit": { "ID": "" },
+        "DefaultAddressPools": [],
+        "CDISpecDirs": [],
+    })
+}
+
+fn registry_config(info: &Info) -> Value {
+    let (cidrs, hosts): (Vec<_>, Vec<_>) =
+        info.insecure_registries.iter().partition(|registry| registry.contains('/'));
+    let cidrs: Vec<&str> = cidrs.into_iter().map(String::as_str).chain(["::1/128", "127.0.0.0/8"]).collect();
+    let index = |name: &str, mirrors: &[String], secure: bool, official: bool| json!({ "Name": name, "Mirrors": mirrors, "Secure": secure, "Official": official });
+    let mut indexes = Map::new();
+    indexes.insert("docker.io".to_owned(), index("docker.io", &info.mirrors, true, true));
+    for host in hosts {
+        indexes.insert(host.clone(), index(host, &[], false, false));
+    }
+    json!({ "InsecureRegistryCIDRs": cidrs, "IndexConfigs": indexes, "Mirrors": info.mirrors })
+}
+
+/// `POST /auth`: asks the registry whether it takes these credentials. They are not kept.
+pub(crate) async fn auth(
+    State(engine): State<Engine>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    let fields = Fields::root(&body);
+    engine
+        .login(&Auth {
+            username: fields.string("username")?,
+            password: fields.string("password")?,
+            identitytoken: fields.string("identitytoken")?,
+            registrytoken: fields.string("registrytoken")?,
+            serveraddress: fields.string("serveraddress")?,
+        })
+        .await?;
+    Ok(Json(json!({ "Status": "Login Succeeded", "IdentityToken": "" })))
+}
+
+/// `POST /build/prune`: there is no builder yet, and so no cache.
+pub(crate) async fn prune_builds() -> Json<Value> {
+    Json(json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
+}
+
+/// `GET /events`: one JSON object after the other, until `until` or the client leaves.
+pub(crate) async fn events(State(engine): State<Engine>, params: Params) -> Result<Response<Body>, ApiError> {
+    let options = EventOptions {
+        since: timestamps::parse("since", params.get("since"))?,
+        until: timestamps::parse("until", params.get("until"))?,
+        filters: params.filters()?,
+    };
+    let lines = engine.events(options)?.map(|event| {
+        let line = format!("{}\n", encode_event(&event));
+        Ok::<_, Infallible>(Bytes::from(line))
+    });
+    Ok(progress::json_stream(Body::from_stream(lines)))
+}
+
+fn encode_event(event: &Event) -> Value {
+    let nanos = event.at.unix_timestamp_nanos();
+    let mut value = json!({
+        "Type": event.kind,
+        "Action": event.action,
+        "Actor": { "ID": event.actor_id, "Attributes": event.attributes },
+        "scope": "local",
+        "time": event.at.unix_timestamp(),
+        "timeNano": i64::try_from(nanos).unwrap_or(i64::MAX),
+    });
+    // The shape from before `Actor` stays for containers and images.
+    if let Value::Object(map) = &mut value
+        && matches!(event.kind, "container" | "image")
+    {
+        map.insert("status".to_owned(), json!(event.action));
+        map.insert("id".to_owned(), json!(event.actor_id));
+        if let Some(image) = event.attributes.get("image").filter(|_| event.kind == "container") {
+            map.insert("from".to_owned(), json!(image));
+        }
+    }
+    value
+}
