@@ -1,0 +1,256 @@
+//! The configuration: settings checked, defaults filled in.
+
+use crate::Result;
+use crate::failure::Failure;
+use crate::listen::Host;
+use crate::settings::{Flags, Settings};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use tracing::level_filters::LevelFilter;
+
+/// Where to listen unless told.
+const DEFAULT_HOST: &str = "unix:///run/hostd.sock";
+/// Where `ca.pem`, `cert.pem` and `key.pem` are looked for unless told.
+const CERTIFICATES: &str = "/etc/hostd";
+
+/// Files of the TLS listeners.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    /// Certificate authority of the clients; `None` lets in those without a certificate.
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// What hostd is to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) hosts: Vec<Host>,
+    /// Group of the unix sockets, where one was asked for.
+    pub(crate) group: Option<String>,
+    pub(crate) data_root: PathBuf,
+    pub(crate) exec_root: PathBuf,
+    pub(crate) pidfile: PathBuf,
+    pub(crate) tls: Option<TlsFiles>,
+    /// Network sockets of the service manager may do without client certificates.
+    pub(crate) open_inherited: bool,
+    pub(crate) bridge: String,
+    pub(crate) bip: Option<(Ipv4Addr, u8)>,
+    pub(crate) icc: bool,
+    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) registry_mirrors: Vec<String>,
+    pub(crate) labels: Vec<String>,
+    pub(crate) log_level: LevelFilter,
+}
+
+impl Config {
+    /// From flags and file.
+    pub(crate) fn load(flags: &Flags) -> Result<Self> {
+        Self::check(Settings::load(flags)?)
+    }
+
+    fn check(settings: Settings) -> Result<Self> {
+        if settings.live_restore == Some(false) {
+            return Err(Failure::new("live-restore cannot be switched off")
+                .because("containers have a parent of their own and run on while hostd does not"));
+        }
+        let tls = tls_files(&settings);
+        let exec_root = absolute("exec-root", settings.exec_root.as_deref(), "/run/hostd")?;
+        Ok(Self {
+            hosts: hosts(&settings, tls.as_ref())?,
+            open_inherited: settings.allow_unauthenticated.iter().any(|url| url.starts_with("fd://")),
+            group: settings.group,
+            data_root: absolute("data-root", settings.data_root.as_deref(), "/var/lib/hostd")?,
+            pidfile: settings.pidfile.unwrap_or_else(|| exec_root.join("hostd.pid")),
+            exec_root,
+            tls,
+            bridge: bridge(settings.bridge)?,
+            bip: settings.bip.as_deref().map(bip).transpose()?,
+            icc: settings.icc.unwrap_or(true),
+            insecure_registries: settings.insecure_registries,
+            registry_mirrors: mirrors(settings.registry_mirrors)?,
+            labels: labels(settings.labels)?,
+            log_level: level(settings.log_level.as_deref(), settings.debug.unwrap_or(false))?,
+        })
+    }
+}
+
+/// TLS is on when asked for in any way; naming a certificate authority without `--tls` alone means to verify by it.
+fn tls_files(settings: &Settings) -> Option<TlsFiles> {
+    let verify = settings.tlsverify.unwrap_or(false);
+    if !verify && !settings.tls.unwrap_or(false) {
+        return None;
+    }
+    let or_default =
+        |path: &Option<PathBuf>, name| path.clone().unwrap_or_else(|| Path::new(CERTIFICATES).join(name));
+    Some(TlsFiles {
+        ca: verify.then(|| or_default(&settings.tlscacert, "ca.pem")),
+        cert: or_default(&settings.tlscert, "cert.pem"),
+        key: or_default(&settings.tlskey, "key.pem"),
+    })
+}
+
+fn hosts(settings: &Settings, tls: Option<&TlsFiles>) -> Result<Vec<Host>> {
+    let texts =
+        if settings.hosts.is_empty() { vec![DEFAULT_HOST.to_owned()] } else { settings.hosts.clone() };
+    let allowed = &settings.allow_unauthenticated;
+    if let Some(stray) = allowed.iter().find(|url| !texts.contains(url)) {
+        return Err(Failure::new(format!(
+            "allow-unauthenticated names {stray}, which is not among the hosts"
+        )));
+    }
+    let authenticated = tls.is_some_and(|tls| tls.ca.is_some());
+    let mut hosts = Vec::new();
+    for text in texts {
+        let host = Host::parse(&text, tls.is_some())?;
+        if matches!(host, Host::Tcp(_)) && !authenticated && !allowed.contains(&text) {
+            return Err(Failure::new(format!("refusing to listen on {text} without client certificates"))
+                .because("whoever reaches that port would be root on this machine")
+                .hint(format!(
+                    "add --tlsverify with --tlscacert, --tlscert and --tlskey, or insist with --allow-unauthenticated={text}"
+                )));
+        }
+        if hosts.contains(&host) {
+            return Err(Failure::new(format!("host {text} is given twice")));
+        }
+        hosts.push(host);
+    }
+    Ok(hosts)
+}
+
+fn absolute(name: &str, path: Option<&Path>, default: &str) -> Result<PathBuf> {
+    let path = path.unwrap_or(Path::new(default));
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    Err(Failure::new(format!("{name} must be an absolute path, not {}", path.display())))
+}
+
+fn bridge(name: Option<String>) -> Result<String> {
+    let Some(name) = name else { return Ok("hostd0".to_owned()) };
+    if name == "none" {
+        return Err(Failure::new("bridge \"none\" is not supported yet"));
+    }
+    // As the kernel names interfaces: 15 bytes, no slash, no blank.
+    let sane = (1..=15).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if sane && !name.starts_with('.') {
+        Ok(name)
+    } else {
+        Err(Failure::new(format!("invalid bridge name \"{name}\"")))
+    }
+}
+
+fn bip(text: &str) -> Result<(Ipv4Addr, u8)> {
+    let parsed = text.split_once('/').and_then(|(ip, len)| Some((ip.parse().ok()?, len.parse().ok()?)));
+    match parsed {
+        Some((ip, len @ 8..=30)) => Ok((ip, len)),
+        _ => Err(Failure::new(format!("invalid bip \"{text}\""))
+            .hint("give an IPv4 address with its prefix length, like 172.17.0.1/16")),
+    }
+}
+
+fn mirrors(urls: Vec<String>) -> Result<Vec<String>> {
+    match urls.iter().find(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+        Some(url) => {
+            Err(Failure::new(format!("invalid mirror \"{url}\": it must start with http:// or https://")))
+        }
+        None => Ok(urls),
+    }
+}
+
+fn labels(labels: Vec<String>) -> Result<Vec<String>> {
+    match labels.iter().find(|label| label.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
+        Some(label) => {
+            Err(Failure::new(format!("bad attribute format: {label}")).hint("labels have the form key=value"))
+        }
+        None => Ok(labels),
+    }
+}
+
+fn level(text: Option<&str>, debug: bool) -> Result<LevelFilter> {
+    let level = match text {
+        None => LevelFilter::INFO,
+        Some("trace") => LevelFilter::TRACE,
+        Some("debug") => LevelFilter::DEBUG,
+        Some("info") => LevelFilter::INFO,
+        Some("warn") => LevelFilter::WARN,
+        Some("error" | "fatal") => LevelFilter::ERROR,
+        Some(other) => return Err(Failure::new(format!("invalid logging level: {other}"))),
+    };
+    Ok(if debug { level.max(LevelFilter::DEBUG) } else { level })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn load(args: &[&str], file: &str) -> Result<Config, String> {
+        let dir = std::env::temp_dir().join(format!("hostd-config-{}-{:p}", std::process::id(), &file));
+        std::fs::write(&dir, file).unwrap();
+        let path = dir.to_str().unwrap().to_owned();
+        let args = ["hostd", "--config-file", &path].into_iter().chain(args.iter().copied());
+        let result = Flags::try_parse_from(args).map_err(|error| error.to_string()).and_then(|flags| {
+            Config::load(&flags).map_err(|failure| {
+                let cause =
+                    std::error::Error::source(&failure).map(|cause| format!(": {cause}")).unwrap_or_default();
+                format!("{failure}{cause}")
+            })
+        });
+        std::fs::remove_file(&dir).unwrap();
+        result
+    }
+
+    #[test]
+    fn flags_and_file_add_up() {
+        let config = load(
+            &["-D", "--label=a=b"],
+            r#"{"data-root": "/d", "icc": false, "registry-mirrors": ["http://m"]}"#,
+        )
+        .unwrap();
+        assert_eq!((config.data_root.to_str(), config.icc), (Some("/d"), false));
+        assert_eq!(config.log_level, LevelFilter::DEBUG);
+        assert_eq!((config.labels.len(), config.registry_mirrors.len()), (1, 1));
+        assert_eq!(config.pidfile.to_str(), Some("/run/hostd/hostd.pid"));
+    }
+
+    #[test]
+    fn what_is_set_twice_is_refused_in_dockerds_words() {
+        let error = load(&["-H", "unix:///a"], r#"{"hosts": ["unix:///b"]}"#).unwrap_err();
+        assert!(error.contains(
+            r#"the following directives are specified both as a flag and in the configuration file: hosts: (from flag: ["unix:///a"], from file: ["unix:///b"])"#
+        ), "{error}");
+    }
+
+    #[test]
+    fn bad_settings_are_refused_by_name() {
+        for (args, file, words) in [
+            (&[][..], r#"{"data-rot": "/d"}"#, "data-rot"),
+            (&[], "{", "EOF"),
+            (&["--data-root=d"], "", "data-root must be an absolute path"),
+            (&["--bip=1.2.3.4"], "", "invalid bip"),
+            (&["--log-level=loud"], "", "invalid logging level: loud"),
+            (&["--live-restore=false"], "", "live-restore"),
+            (&["--label=x"], "", "bad attribute format"),
+            (&["--bridge=a/b"], "", "invalid bridge name"),
+            (&["-H", "tcp://127.0.0.1:2375"], "", "without client certificates"),
+            (&["-H", "tcp://127.0.0.1:2376", "--tls"], "", "without client certificates"),
+            (&["--allow-unauthenticated=tcp://127.0.0.1:2375"], "", "not among the hosts"),
+            (&["-H", "http://x"], "", "invalid host"),
+        ] {
+            let error = load(args, file).unwrap_err();
+            assert!(error.contains(words), "{args:?} {file}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_open_listener_must_be_named_exactly() {
+        let host = "tcp://127.0.0.1:2375";
+        assert!(load(&["-H", host, "--allow-unauthenticated", host], "").is_ok());
+        assert!(
+            load(&["-H", host, "-H", "tcp://0.0.0.0:2375", "--allow-unauthenticated", host], "").is_err()
+        );
+        assert!(load(&["-H", "tcp://0.0.0.0:2376", "--tlsverify"], "").is_ok());
+    }
+}

@@ -1,0 +1,129 @@
+//! hostd: a container engine that speaks the Docker Engine API.
+//!
+//! ```text
+//! settings   flags and one JSON file ──▶ config   what was asked for, checked
+//!   lock         one daemon per data root
+//!   listen       unix sockets, tcp, sockets from the service manager; tls over those that need it
+//!   serve        accepts, and hands each connection to the API until told to stop
+//! ```
+//! The same program, called with [`hostd_runtime::SHIM_ARG`] first, is the parent of one container.
+
+mod config;
+mod failure;
+mod group;
+mod listen;
+mod lock;
+mod logging;
+mod notify;
+mod serve;
+mod settings;
+mod tls;
+
+use clap::Parser;
+use config::Config;
+use failure::Failure;
+use hostd_api::Api;
+use hostd_engine::{Engine, EngineConfig};
+use std::process::ExitCode;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+type Result<T, E = Failure> = std::result::Result<T, E>;
+
+fn main() -> ExitCode {
+    // A shim forks, and a fork of a process with threads could not go on: nothing may come before this.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == hostd_runtime::SHIM_ARG) {
+        hostd_runtime::shim_main();
+    }
+    hostd_sys::process::limit_malloc(2);
+    match run(&settings::Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &settings::Flags) -> Result<()> {
+    let config = Config::load(flags)?;
+    if flags.validate {
+        println!("configuration OK");
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new("hostd must run as root").hint("start it with sudo, or as a system service"));
+    }
+    logging::start(config.log_level);
+    let _lock = lock::Lock::take(&config.data_root, &config.pidfile)?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(daemon(config));
+    // What still blocks (a read from a registry, say) must not hold the exit up.
+    runtime.shutdown_background();
+    result
+}
+
+/// Few threads, since the work is the kernel's and the shims'.
+fn runtime() -> Result<Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(32)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_name("hostd")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("cannot start worker threads").because(error))
+}
+
+async fn daemon(config: Config) -> Result<()> {
+    let handler = |kind| signal(kind).map_err(|error| Failure::new("cannot handle signals").because(error));
+    let (mut terminate, mut interrupt) =
+        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let mut hangup = handler(SignalKind::hangup())?;
+    // Listening comes first: a port in use must not cost a start of the engine, nor leave its bridge behind.
+    let tls = tls::Tls::load(config.tls.as_ref())?;
+    let listeners = listen::bind(&config, tls.as_ref())?;
+    let engine = Engine::open(engine_config(&config))
+        .await
+        .map_err(|error| Failure::new("cannot start the engine").because(error))?;
+    let server = serve::Server::start(listeners, Api::new(engine.clone()));
+    notify::ready();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if let Some(tls) = &tls {
+                    tls.reload();
+                }
+            }
+        }
+    }
+    tracing::info!("stopping; containers run on");
+    notify::stopping();
+    server.stop().await;
+    engine.shutdown().await;
+    Ok(())
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig {
+        data_root: config.data_root.clone(),
+        exec_root: config.exec_root.clone(),
+        // Not its path: an upgrade may have put another version there while this one runs.
+        shim_exe: "/proc/self/exe".into(),
+        images: hostd_engine::ImageStoreConfig {
+            insecure_registries: config.insecure_registries.clone(),
+            mirrors: config.registry_mirrors.clone(),
+        },
+        network: hostd_engine::NetworkConfig {
+            bridge: config.bridge.clone(),
+            bip: config.bip,
+            icc: config.icc,
+            state_dir: config.data_root.join("network"),
+        },
+        labels: config.labels.clone(),
+    }
+}

@@ -1,0 +1,142 @@
+//! Flags and the configuration file: the same settings, under dockerd's names, from either.
+
+use crate::Result;
+use crate::failure::Failure;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// Where the configuration file is looked for.
+const DEFAULT_FILE: &str = "/etc/hostd/hostd.json";
+
+/// A container engine that speaks the Docker Engine API
+#[derive(Debug, clap::Parser)]
+#[command(version, about, disable_version_flag = true)]
+pub(crate) struct Flags {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) config_file: PathBuf,
+    /// Check the configuration and exit
+    #[arg(long)]
+    pub(crate) validate: bool,
+    /// Print the version and exit
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// What can be set. `None` and empty lists are not set.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Settings {
+    /// Where to listen: unix:///path, tcp://address:port, fd:// (can be repeated)
+    #[arg(short = 'H', long = "host", value_name = "URL")]
+    pub(crate) hosts: Vec<String>,
+    /// Group of the unix socket
+    #[arg(short = 'G', long)]
+    pub(crate) group: Option<String>,
+    /// Where images, containers and volumes are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_root: Option<PathBuf>,
+    /// Where the state of running containers is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) exec_root: Option<PathBuf>,
+    /// File that holds the process id
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
+    /// Serve TLS on tcp listeners; implied by --tlsverify
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) tls: Option<bool>,
+    /// Serve TLS and demand a client certificate
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) tlsverify: Option<bool>,
+    /// Certificate authority of the clients
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscacert: Option<PathBuf>,
+    /// Certificate of this server
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscert: Option<PathBuf>,
+    /// Key of this server
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlskey: Option<PathBuf>,
+    /// A listener of --host that may do without client certificates: whoever reaches it is root on this machine
+    #[arg(long = "allow-unauthenticated", value_name = "URL")]
+    pub(crate) allow_unauthenticated: Vec<String>,
+    /// Default bridge
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) bridge: Option<String>,
+    /// Address and prefix length of the default bridge
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) bip: Option<String>,
+    /// Containers on the default bridge reach each other
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) icc: Option<bool>,
+    /// Registry that may be spoken to without TLS (can be repeated)
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Mirror of Docker Hub (can be repeated)
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    pub(crate) registry_mirrors: Vec<String>,
+    /// Label of this machine, key=value (can be repeated)
+    #[arg(long = "label", value_name = "LABEL")]
+    pub(crate) labels: Vec<String>,
+    /// Containers run on while hostd does not; the only way there is
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) live_restore: Option<bool>,
+    /// debug, info, warn, error or fatal
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Log at level debug
+    #[arg(short = 'D', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) debug: Option<bool>,
+}
+
+impl Settings {
+    /// Those of the flags and those of the file together; one set in both is an error, as in dockerd.
+    pub(crate) fn load(flags: &Flags) -> Result<Self> {
+        let failed =
+            || Failure::new(format!("unable to configure hostd with file {}", flags.config_file.display()));
+        let Some(text) = read(&flags.config_file)? else { return Ok(flags.settings.clone()) };
+        let file: Self = serde_json::from_str(&text).map_err(|error| failed().because(error))?;
+        let merged =
+            merge(set(&flags.settings), set(&file)).map_err(|conflict| failed().because(conflict))?;
+        serde_json::from_value(Value::Object(merged)).map_err(|error| failed().because(error))
+    }
+}
+
+/// The file's text; `None` where the default one is missing or it is empty.
+fn read(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_FILE) => {
+            Ok(None)
+        }
+        Err(error) => {
+            Err(Failure::new(format!("cannot read configuration file {}", path.display())).because(error))
+        }
+    }
+}
+
+/// What is set, by the file's names.
+fn set(settings: &Settings) -> Map<String, Value> {
+    let Ok(Value::Object(mut map)) = serde_json::to_value(settings) else { return Map::new() };
+    map.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty()));
+    map
+}
+
+fn merge(flags: Map<String, Value>, mut file: Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let both = flags.iter().filter_map(|(name, from_flag)| {
+        file.get(name).map(|from_file| format!("{name}: (from flag: {from_flag}, from file: {from_file})"))
+    });
+    let both: Vec<_> = both.collect();
+    if !both.is_empty() {
+        return Err(format!(
+            "the following directives are specified both as a flag and in the configuration file: {}",
+            both.join(", ")
+        ));
+    }
+    file.extend(flags);
+    Ok(file)
+}
