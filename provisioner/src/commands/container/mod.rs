@@ -1,0 +1,139 @@
+//! Container commands: what goes to the engine of the selected machine.
+//!
+//! Each command is a file with its arguments and `run(args, &Context) -> Result<ExitCode, CliError>`, a variant of
+//! [`ContainerCommand`] and an arm in [`run`]. Every variant becomes a plain command (`berth ps`) and one of the group
+//! (`berth container ps`) by itself; the verbs `stop start restart kill rm inspect`, which machines have too, are
+//! parsed as `berth container VERB` once it is clear that a container is meant.
+//!
+//! Flags, words and exit codes are docker's, so that hands and scripts need not learn new ones.
+
+mod attach;
+mod attached;
+mod create;
+mod exec;
+mod human;
+mod images;
+mod info;
+mod inspect;
+mod kill;
+mod load;
+mod logs;
+mod names;
+mod ps;
+mod pull;
+mod restart;
+mod rm;
+mod rmi;
+mod run;
+mod session;
+mod start;
+mod stop;
+mod tag;
+mod terminal;
+mod values;
+mod wait;
+
+use crate::connect::{self, Engine, failed};
+use crate::context::Context;
+use crate::error::CliError;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Commands for containers and images.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ContainerCommand {
+    Run(Box<run::RunArgs>),
+    Ps(ps::PsArgs),
+    Logs(logs::LogsArgs),
+    Exec(exec::ExecArgs),
+    Attach(attach::AttachArgs),
+    Stop(stop::StopArgs),
+    Start(start::StartArgs),
+    Restart(restart::RestartArgs),
+    Kill(kill::KillArgs),
+    Rm(rm::RmArgs),
+    Inspect(inspect::InspectArgs),
+    Wait(wait::WaitArgs),
+    Images(images::ImagesArgs),
+    Pull(pull::PullArgs),
+    Rmi(rmi::RmiArgs),
+    Load(load::LoadArgs),
+    Tag(tag::TagArgs),
+    Info(info::InfoArgs),
+}
+
+/// Runs one.
+pub(crate) fn run(command: ContainerCommand, context: &Context) -> Result<ExitCode, CliError> {
+    use ContainerCommand as C;
+    match command {
+        C::Run(args) => run::run(*args, context),
+        C::Ps(args) => ps::run(args, context),
+        C::Logs(args) => logs::run(args, context),
+        C::Exec(args) => exec::run(args, context),
+        C::Attach(args) => attach::run(args, context),
+        C::Stop(args) => stop::run(args, context),
+        C::Start(args) => start::run(args, context),
+        C::Restart(args) => restart::run(args, context),
+        C::Kill(args) => kill::run(args, context),
+        C::Rm(args) => rm::run(args, context),
+        C::Inspect(args) => inspect::run(args, context),
+        C::Wait(args) => wait::run(args, context),
+        C::Images(args) => images::run(args, context),
+        C::Pull(args) => pull::run(args, context),
+        C::Rmi(args) => rmi::run(args, context),
+        C::Load(args) => load::run(args, context),
+        C::Tag(args) => tag::run(args, context),
+        C::Info(args) => info::run(args, context),
+    }
+}
+
+/// Whether the selected machine, where it can be reached quickly, has a container of this name. Not knowing is `false`.
+pub(crate) fn exists(context: &Context, name: &str) -> bool {
+    const QUICKLY: Duration = Duration::from_millis(500);
+    let look = async {
+        let machine = context.selected()?;
+        let path = format!("/containers/{}/json", names::container(name)?);
+        let asked = async { connect::engine(&machine).await?.get_json(&path).await };
+        Ok(tokio::time::timeout(QUICKLY, asked).await.is_ok_and(|answer| answer.is_ok()))
+    };
+    context.block_on(look).unwrap_or(false)
+}
+
+/// Does something to each container and prints the names of those where it succeeded; a failure does not stop it.
+fn each(
+    context: &Context,
+    verb: &str,
+    names: &[String],
+    act: impl AsyncFn(&Engine, &str) -> Result<(), bollard::errors::Error>,
+) -> Result<ExitCode, CliError> {
+    context.block_on(async {
+        let connection = connect::selected(context).await?;
+        let engine = &connection.engine;
+        let mut code = ExitCode::SUCCESS;
+        for name in names {
+            let done = match names::container(name) {
+                Ok(id) => act(engine, &id)
+                    .await
+                    .map_err(|e| failed(format!("cannot {verb} container `{name}`"), engine.error(e))),
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => crate::ui::stdout(name),
+                Err(error) => {
+                    error.print();
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        // Published ports come and go with their containers.
+        connection.forwarder.sync(engine).await?;
+        Ok(code)
+    })
+}
+
+/// Tells of a failure that does not decide what the command ends with.
+fn tell(result: Result<(), CliError>) {
+    if let Err(error) = result {
+        error.print();
+    }
+}

@@ -1,0 +1,280 @@
+//! `berth create`: reserve the name, then keys, driver, certificates, hostd; each step in the journal before it is taken.
+
+use crate::context::Context;
+use crate::error::{CliError, Doing as _, PRECHECK};
+use crate::provision;
+use crate::ssh::keys;
+use crate::store::{Machine, MachineName, Record, SCHEMA, Ssh, Stage, Step, StoreError, save_record};
+use crate::ui::Progress;
+use certs::Authority;
+use clap::{Arg, ArgAction, ArgMatches};
+use drivers::driver::{Driver, ErrorKind, Flag, FlagValues, Keys, MachineContext, Reporter as _};
+use drivers::registry;
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
+
+/// Create a machine
+///
+/// Makes it through its driver, installs hostd over SSH, and verifies the engine over mutual TLS. The first machine
+/// becomes the active one. A driver has flags of its own: `berth create --driver qemu --help` shows them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    /// Name of the machine
+    name: MachineName,
+    /// Driver that makes it
+    #[arg(long, short, env = "BERTH_DRIVER", default_value = registry::kinds()[0])]
+    driver: String,
+    /// Go on with a create that was interrupted
+    #[arg(long)]
+    resume: bool,
+}
+
+/// The flags of the driver that the command line chooses.
+pub(crate) fn driver_flags(argv: &[OsString]) -> Result<Vec<Arg>, CliError> {
+    let kind = chosen_driver(argv);
+    let flags = registry::flags(&kind).ok_or_else(|| {
+        let unknown = registry::from_flags(&kind, &FlagValues::new(), nowhere()).err();
+        unknown.map_or_else(|| CliError::usage(format!("unknown driver `{kind}`")), CliError::from)
+    })?;
+    Ok(flags.into_iter().map(|flag| argument(&flag)).collect())
+}
+
+fn nowhere() -> MachineContext {
+    MachineContext {
+        name: String::new(),
+        id: Uuid::nil(),
+        dir: "/nonexistent".into(),
+        cache: "/nonexistent".into(),
+    }
+}
+
+fn chosen_driver(argv: &[OsString]) -> String {
+    let text = |arg: &OsString| arg.to_string_lossy().into_owned();
+    let mut chosen = None;
+    for (at, arg) in argv.iter().enumerate() {
+        let arg = text(arg);
+        if arg == "--" {
+            break;
+        } else if arg == "--driver" || arg == "-d" {
+            chosen = argv.get(at + 1).map(text);
+        } else if let Some(value) = arg.strip_prefix("--driver=") {
+            chosen = Some(value.to_owned());
+        } else if let Some(value) = arg.strip_prefix("-d").filter(|_| !arg.starts_with("--")) {
+            chosen = Some(value.strip_prefix('=').unwrap_or(value).to_owned());
+        }
+    }
+    chosen
+        .or_else(|| std::env::var("BERTH_DRIVER").ok().filter(|kind| !kind.is_empty()))
+        .unwrap_or_else(|| registry::kinds()[0].to_owned())
+}
+
+fn argument(flag: &Flag) -> Arg {
+    let help = match &flag.default {
+        Some(default) => format!("{} [default: {default}]", flag.help),
+        None => flag.help.to_owned(),
+    };
+    let arg = Arg::new(flag.name).long(flag.name).help(help).help_heading("Options of the driver");
+    let arg = match flag.env {
+        Some(env) => arg.env(env).hide_env_values(flag.secret),
+        None => arg,
+    };
+    if flag.switch {
+        arg.action(ArgAction::SetTrue)
+    } else {
+        arg.value_name(flag.value_name).action(ArgAction::Set)
+    }
+}
+
+/// The driver's flags as they were given, or as they are by default.
+fn values(kind: &str, matches: &ArgMatches) -> FlagValues {
+    let given = |flag: Flag| {
+        let value = if flag.switch {
+            matches.get_flag(flag.name).then(|| "true".to_owned())
+        } else {
+            matches.get_one::<String>(flag.name).cloned().or(flag.default)
+        };
+        value.map(|value| (flag.name.to_owned(), value))
+    };
+    registry::flags(kind).into_iter().flatten().filter_map(given).collect()
+}
+
+/// Runs it.
+pub(crate) fn run(args: &CreateArgs, matches: &ArgMatches, context: &Context) -> Result<ExitCode, CliError> {
+    let flags =
+        matches.subcommand_matches("create").map(|given| values(&args.driver, given)).unwrap_or_default();
+    context.block_on(async {
+        let mut interrupted = signal(SignalKind::interrupt()).doing("cannot wait for signals")?;
+        let mut terminated = signal(SignalKind::terminate()).doing("cannot wait for signals")?;
+        tokio::select! {
+            created = create_or_resume(args, &flags, context) => created,
+            _ = interrupted.recv() => Err(stopped(args, context)),
+            _ = terminated.recv() => Err(stopped(args, context)),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stopped(args: &CreateArgs, context: &Context) -> CliError {
+    let name = &args.name;
+    let error = CliError::new(format!("create of machine `{name}` was interrupted")).code(130);
+    if !context.store.contains(name) {
+        return error.hint("nothing was made");
+    }
+    error.hint(format!(
+        "go on with `berth create --resume {name}`, or remove it with `berth machine rm {name}`"
+    ))
+}
+
+async fn create_or_resume(args: &CreateArgs, flags: &FlagValues, context: &Context) -> Result<(), CliError> {
+    let progress = Progress::new(None);
+    let name = &args.name;
+    let (mut machine, mut driver, _lock) = if args.resume {
+        let lock = context.store.lock(name)?;
+        let machine = context.store.load(name)?;
+        if machine.record.state == Stage::Ready {
+            progress.say(&format!("machine `{name}` is complete: there is nothing to go on with"));
+            return Ok(());
+        }
+        let driver = machine.driver()?;
+        (machine, driver, lock)
+    } else {
+        begin(args, flags, context, &progress).await?
+    };
+    let built = build(&mut machine, driver.as_mut(), context, &progress).await;
+    progress.finish_if(built.is_ok());
+    built.map_err(|error| {
+        let resume =
+            format!("`berth create --resume {name}` goes on from here, `berth machine rm {name}` removes it");
+        error.also_hint(resume)
+    })?;
+    let active = context.store.set_active_if_none(name)?;
+    progress.say(&format!("Machine `{name}` is ready{}", if active { " and active" } else { "" }));
+    if !active {
+        progress.say(&format!("`berth use {name}` makes it the active one"));
+    }
+    Ok(())
+}
+
+type Begun = (Machine, Box<dyn Driver>, crate::store::MachineLock);
+
+/// Checks this host and takes the name.
+async fn begin(
+    args: &CreateArgs,
+    flags: &FlagValues,
+    context: &Context,
+    progress: &Progress,
+) -> Result<Begun, CliError> {
+    let (store, name) = (&context.store, &args.name);
+    if store.contains(name) {
+        // Says which: complete or interrupted. A broken record counts as taken.
+        let interrupted = store.load(name).is_ok_and(|machine| machine.record.state == Stage::Creating);
+        let name = name.to_string();
+        return Err(if interrupted { StoreError::Interrupted(name) } else { StoreError::Exists(name) }.into());
+    }
+    let id = Uuid::new_v4();
+    let machine_context = MachineContext {
+        name: name.to_string(),
+        id,
+        dir: store.dir(name).join("driver"),
+        cache: store.home().join("cache"),
+    };
+    let driver = registry::from_flags(&args.driver, flags, machine_context)?;
+    driver.check(progress).await.map_err(|error| {
+        let usage = error.kind == ErrorKind::Usage;
+        let error = CliError::from(error);
+        if usage { error } else { error.code(PRECHECK) }
+    })?;
+    let record = Record {
+        schema: SCHEMA,
+        id,
+        name: name.to_string(),
+        driver: args.driver.clone(),
+        state: Stage::Creating,
+        created: OffsetDateTime::now_utc().replace_nanosecond(0).doing("cannot tell the time")?,
+        ssh: Ssh::default(),
+        server_certificate: None,
+        driver_config: driver.config(),
+    };
+    let lock = store.lock(name)?;
+    let machine = store.reserve(name, record)?;
+    Ok((machine, driver, lock))
+}
+
+/// The steps, from wherever the journal says that they stopped. All are idempotent, so that all are taken again.
+async fn build(
+    machine: &mut Machine,
+    driver: &mut dyn Driver,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let journal = machine.journal();
+    // What `rm` and `--resume` go by is planned and done below; where this cannot be written, nor can that.
+    let places = machine.journal();
+    progress.on_step(move |place| drop(places.reached(place)));
+    journal.plan(Step::Keys)?;
+    let keys = keys::load_or_create(&machine.dir(), machine.name.as_str())?;
+    journal.done(Step::Keys)?;
+
+    progress.step(&format!("Creating machine `{}` with driver {}", machine.name, machine.record.driver));
+    journal.plan(Step::Driver)?;
+    create_through(machine, driver, &keys, progress).await?;
+    journal.done(Step::Driver)?;
+
+    journal.plan(Step::Certificates)?;
+    client_certificate(machine, driver, context)?;
+    journal.done(Step::Certificates)?;
+
+    if driver.features().provisions {
+        journal.plan(Step::Provision)?;
+        provision::run(machine, driver, &context.store, progress, false).await?;
+        journal.done(Step::Provision)?;
+    }
+    machine.record.state = Stage::Ready;
+    machine.save()?;
+    Ok(())
+}
+
+async fn create_through(
+    machine: &mut Machine,
+    driver: &mut dyn Driver,
+    keys: &Keys,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let (dir, record) = (machine.dir(), machine.record.clone());
+    let save = move |config: &toml::Table| -> io::Result<()> {
+        let record = Record { driver_config: config.clone(), ..record.clone() };
+        save_record(&dir, &record).map_err(io::Error::other)
+    };
+    driver.create(keys, progress, &save).await?;
+    machine.record.driver_config = driver.config();
+    if driver.features().delivers_host_key {
+        machine.record.ssh.host_keys = vec![keys.host_public_key.clone()];
+    }
+    Ok(machine.save()?)
+}
+
+/// The client certificate with which the laptop speaks to the engine: ours, or the one that a `none` machine names.
+fn client_certificate(machine: &Machine, driver: &dyn Driver, context: &Context) -> Result<(), CliError> {
+    let dir = machine.dir();
+    if driver.features().provisions {
+        let ca = Authority::load_or_create(&context.store.certs_dir())
+            .doing("cannot use the certificate authority")?;
+        let leaf =
+            ca.issue_client(&format!("berth {}", machine.name)).doing("cannot issue a client certificate")?;
+        return certs::write_client_bundle(&dir, ca.cert_pem(), &leaf)
+            .doing("cannot store the client certificate");
+    }
+    let config = driver.config();
+    let files = [("tls-ca", "ca.pem", 0o644), ("tls-cert", "cert.pem", 0o644), ("tls-key", "key.pem", 0o600)];
+    for (key, file, mode) in files {
+        let Some(path) = config.get(key).and_then(toml::Value::as_str) else { continue };
+        let text = crate::store::files::read(path.as_ref(), 1 << 20).doing(format!("cannot read {path}"))?;
+        crate::store::files::write(&dir.join(file), text.as_bytes(), mode)
+            .doing(format!("cannot store {file}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! `berth provision`: the steps of `create` that install hostd, again.
+
+use crate::context::Context;
+use crate::error::{CliError, Doing as _};
+use crate::provision;
+use crate::store::{Event, MachineName, Step, StoreError};
+use crate::ui::{self, Progress};
+use certs::Authority;
+use std::process::ExitCode;
+
+/// Install hostd on machines again, or bring it up to date
+///
+/// Changes only what differs: binary, certificates, configuration, service.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProvisionArgs {
+    /// Machine (can be repeated)
+    #[arg(value_name = "MACHINE", required = true)]
+    machines: Vec<MachineName>,
+    /// Trust whatever host key the machine shows now, and pin it
+    #[arg(long)]
+    accept_host_key: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(args: &ProvisionArgs, context: &Context) -> Result<ExitCode, CliError> {
+    context.block_on(async {
+        super::each(&args.machines, |name| async move { again(&name, args.accept_host_key, context).await })
+            .await
+    })
+}
+
+async fn again(name: &MachineName, accept_host_key: bool, context: &Context) -> Result<(), CliError> {
+    let store = &context.store;
+    if !store.contains(name) {
+        return Err(StoreError::NotFound(name.to_string()).into());
+    }
+    let _lock = store.lock(name)?;
+    let mut machine = store.load(name)?;
+    if !machine.journal().is_done(Step::Certificates)? {
+        return Err(StoreError::Interrupted(name.to_string()).into());
+    }
+    let driver = machine.driver()?;
+    if !driver.features().provisions {
+        return Err(CliError::new(format!("driver `{}` leaves the engine alone", machine.record.driver)));
+    }
+    let progress = Progress::new(None);
+    let ca = Authority::load_or_create(&store.certs_dir()).doing("cannot use the certificate authority")?;
+    let leaf = ca.issue_client(&format!("berth {name}")).doing("cannot issue a client certificate")?;
+    certs::write_client_bundle(&machine.dir(), ca.cert_pem(), &leaf)
+        .doing("cannot store the client certificate")?;
+    machine.journal().note(Event::Planned, Step::Provision)?;
+    provision::run(&mut machine, driver.as_ref(), store, &progress, accept_host_key).await?;
+    machine.journal().note(Event::Done, Step::Provision)?;
+    ui::stdout(name.as_str());
+    Ok(())
+}

@@ -1,0 +1,357 @@
+//! Steps that make a machine a container host. Each looks first, and changes only what differs.
+//!
+//! ```text
+//! wait for SSH ─▶ probe ─▶ firewall tool ─▶ upload hostd ─▶ install: binary, certificates,
+//!                                                            configuration, service ─▶ verify over mutual TLS
+//! ```
+//! It writes /usr/local/bin/hostd, /etc/hostd and a service, and nothing else on the machine: no updates, no change of
+//! the host's name, no other engine touched.
+
+mod binary;
+mod certificate;
+pub(crate) mod engine;
+mod script;
+
+use crate::error::{CliError, Doing as _};
+use crate::ssh::{Session, Target};
+use crate::store::{Machine, Store, authority};
+use crate::ui::Progress;
+use certs::Authority;
+use drivers::driver::{Driver, MachineState, Reporter as _};
+use script::{Init, Install};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a machine that was just started may take to let us in: software emulation is slow.
+pub(crate) const BOOT: Duration = Duration::from_secs(420);
+/// How long hostd may take to answer once it was started.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Where a machine's SSH is.
+pub(crate) fn target(machine: &Machine, driver: &dyn Driver, store: &Store) -> Result<Target, CliError> {
+    let endpoint = driver.ssh()?.ok_or_else(|| {
+        CliError::new(format!("machine `{}` has no SSH", machine.name))
+            .hint(format!("driver `{}` knows only its engine", machine.record.driver))
+    })?;
+    Ok(Target {
+        endpoint,
+        own_key: machine.dir().join("id_ed25519"),
+        pins: machine.record.ssh.host_keys.clone(),
+        accept_any: false,
+        known_hosts: store.home().join("known_hosts"),
+    })
+}
+
+/// Runs all steps. The caller holds the machine's lock.
+pub(crate) async fn run(
+    machine: &mut Machine,
+    driver: &dyn Driver,
+    store: &Store,
+    progress: &Progress,
+    accept_host_key: bool,
+) -> Result<(), CliError> {
+    let mut target = target(machine, driver, store)?;
+    target.accept_any = accept_host_key;
+    progress.step("Waiting for SSH");
+    let session = wait_for_ssh(&target, driver).await?;
+    let provisioned = with_session(&session, machine, driver, store, progress).await;
+    session.close().await;
+    provisioned?;
+    progress.finish();
+    Ok(())
+}
+
+async fn with_session(
+    session: &Session,
+    machine: &mut Machine,
+    driver: &dyn Driver,
+    store: &Store,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    pin(session, machine, progress)?;
+    progress.step("Looking at the machine");
+    let facts = Facts::ask(session).await?;
+    progress.step(&format!(
+        "Found {} ({}, {})",
+        facts.get("distribution"),
+        facts.get("arch"),
+        facts.get("init")
+    ));
+    if facts.get("firewall") == "none" {
+        progress.step("Installing nftables, which is missing");
+        as_root(session, &facts, script::NFTABLES, "cannot install nftables").await?;
+    }
+    let uploaded = upload(session, &facts, progress).await?;
+    progress.step("Installing certificates, configuration and service");
+    let installed = install(session, &facts, machine, driver, store, uploaded.as_ref()).await;
+    if let (Some(uploaded), Err(_)) = (&uploaded, &installed) {
+        // The error that is reported is the one that came first.
+        let _ = session.run(&format!("rm -rf '{}'", uploaded.dir), b"").await;
+    }
+    installed?;
+    progress.step("Verifying the engine over mutual TLS");
+    match verify_installed(session, &facts, machine, driver).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let logs =
+                as_root(session, &facts, script::LOGS, "cannot read hostd's log").await.unwrap_or_default();
+            let logs: Vec<&str> = logs.lines().collect();
+            let last = logs[logs.len().saturating_sub(20)..].join("\n  ");
+            let mut hint = if last.trim().is_empty() {
+                "hostd has written no log".to_owned()
+            } else {
+                format!("the last lines of hostd's log on the machine:\n  {last}")
+            };
+            if !driver.features().start_stop {
+                // A network of somebody else's lies between.
+                hint.push_str(&format!(
+                    "\n  berth speaks to {} directly, not through SSH and its jump hosts: that port must be open on the way",
+                    driver.url()?
+                ));
+            }
+            Err(CliError::new(format!("hostd on machine `{}` does not answer", machine.name))
+                .because(error)
+                .hint(hint))
+        }
+    }
+}
+
+/// Until the machine lets us in; a host that is there already gets one try.
+async fn wait_for_ssh(target: &Target, driver: &dyn Driver) -> Result<Session, CliError> {
+    let patience = if driver.features().start_stop { BOOT } else { Duration::ZERO };
+    let until = Instant::now() + patience;
+    loop {
+        let error = match Session::connect(target).await {
+            Ok(session) => return Ok(session),
+            Err(error) => error,
+        };
+        if error.may_pass() && Instant::now() < until && !has_stopped(driver).await {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            continue;
+        }
+        let error = CliError::from(error);
+        return Err(match console(driver).await {
+            Some(tail) => error.hint(tail),
+            None => error,
+        });
+    }
+}
+
+/// From the first contact on, the machine must show the same key.
+fn pin(session: &Session, machine: &mut Machine, progress: &Progress) -> Result<(), CliError> {
+    if let Some(fingerprint) = session.first_contact() {
+        progress.say(&format!(
+            "first contact with `{}`: host key {fingerprint}, trusted from now on",
+            machine.name
+        ));
+    }
+    if let Some(key) = session.host_key()
+        && (machine.record.ssh.host_keys.is_empty() || session.first_contact().is_some())
+    {
+        machine.record.ssh.host_keys = vec![key];
+        machine.save()?;
+    }
+    Ok(())
+}
+
+/// What the probe found.
+struct Facts(BTreeMap<String, String>);
+
+impl Facts {
+    async fn ask(session: &Session) -> Result<Self, CliError> {
+        let output = session.run("sh -s", script::PROBE.as_bytes()).await?;
+        let pairs = output.stdout.lines().filter_map(|line| line.split_once('='));
+        let facts = Self(pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect());
+        if facts.get("os") != "Linux" {
+            let found = if facts.get("os").is_empty() { output.stderr.trim() } else { facts.get("os") };
+            return Err(CliError::new("the machine does not run Linux").because(format!("it says: {found}")));
+        }
+        if facts.get("root") == "none" {
+            return Err(CliError::new(
+                "the user on the machine is neither root nor may use sudo without a password",
+            )
+            .hint("log in as root, or give the user passwordless sudo"));
+        }
+        if facts.get("sha256sum").is_empty() {
+            return Err(
+                CliError::new("the machine has no sha256sum").hint("install coreutils or busybox there")
+            );
+        }
+        Ok(facts)
+    }
+
+    fn get(&self, key: &str) -> &str {
+        self.0.get(key).map_or("", String::as_str)
+    }
+
+    fn init(&self) -> Init {
+        match self.get("init") {
+            "systemd" => Init::Systemd,
+            "openrc" => Init::OpenRc,
+            _ => Init::None,
+        }
+    }
+}
+
+/// Runs a script as root and answers its stdout.
+async fn as_root(session: &Session, facts: &Facts, script: &str, doing: &str) -> Result<String, CliError> {
+    let command = if facts.get("root") == "self" { "sh -s" } else { "sudo -n sh -s" };
+    let output = session.run(command, script.as_bytes()).await?;
+    if output.status == 0 {
+        return Ok(output.stdout);
+    }
+    let said = if output.stderr.trim().is_empty() { output.stdout.trim() } else { output.stderr.trim() };
+    let last: Vec<&str> = said.lines().rev().take(5).collect();
+    let last: Vec<&str> = last.into_iter().rev().collect();
+    let error = CliError::new(doing).because(format!("exit status {}: {}", output.status, last.join("\n")));
+    Err(if said.contains("No space left") { error.hint("free some space on the machine") } else { error })
+}
+
+/// A hostd that lies ready on the machine.
+struct Uploaded {
+    dir: String,
+    path: String,
+    sha256: String,
+}
+
+async fn upload(session: &Session, facts: &Facts, progress: &Progress) -> Result<Option<Uploaded>, CliError> {
+    let binary = binary::find(facts.get("arch"))?;
+    if facts.get("hostd") == binary.sha256 {
+        return Ok(None);
+    }
+    let staged = session.run("sh -s", script::STAGE.as_bytes()).await?;
+    let (dir, free) = staged.stdout.trim().split_once(' ').unwrap_or((staged.stdout.trim(), ""));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if staged.status != 0 || !dir.starts_with('/') || !dir.chars().all(plain) {
+        return Err(
+            CliError::new("cannot make a temporary directory on the machine").because(staged.stderr.trim())
+        );
+    }
+    let uploaded =
+        Uploaded { dir: dir.to_owned(), path: format!("{dir}/hostd"), sha256: binary.sha256.clone() };
+    let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let full = |free: u64| {
+        CliError::new("the machine's disk is full")
+            .because(format!("{dir} has {free} MB free, and hostd needs {} MB twice", megabytes(binary.size)))
+            .hint("free some space on the machine")
+    };
+    let free = free.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024);
+    let result = match free.filter(|free| *free < megabytes(binary.size)) {
+        Some(free) => Err(full(free)),
+        None => session
+            .upload(&binary.path, &uploaded.path, |done| {
+                progress.progress("Uploading hostd", done, Some(binary.size))
+            })
+            .await
+            .map_err(CliError::from),
+    };
+    if let Err(error) = result {
+        let _ = session.run(&format!("rm -rf '{dir}'"), b"").await;
+        return Err(error);
+    }
+    Ok(Some(uploaded))
+}
+
+async fn install(
+    session: &Session,
+    facts: &Facts,
+    machine: &mut Machine,
+    driver: &dyn Driver,
+    store: &Store,
+    uploaded: Option<&Uploaded>,
+) -> Result<(), CliError> {
+    let ca = Authority::load_or_create(&store.certs_dir()).doing("cannot use the certificate authority")?;
+    let address = driver.address().await?;
+    let on_machine = Some(facts.get("certificate")).filter(|sum| !sum.is_empty());
+    let fresh = certificate::needed(machine, &ca, &address, on_machine)?;
+    let config = config(driver)?;
+    let install = Install {
+        hostd: uploaded.map(|uploaded| (uploaded.path.as_str(), uploaded.sha256.as_str())),
+        certificates: fresh
+            .as_ref()
+            .map(|(leaf, _)| (ca.cert_pem(), leaf.cert_pem.as_str(), leaf.key_pem.as_str())),
+        config: &config,
+        init: facts.init(),
+    };
+    as_root(session, facts, &script::install(&install), "cannot install hostd on the machine").await?;
+    if let Some(uploaded) = uploaded {
+        session.run(&format!("rm -rf '{}'", uploaded.dir), b"").await?;
+    }
+    if let Some((_, note)) = fresh {
+        machine.record.server_certificate = Some(note);
+        machine.save()?;
+    }
+    Ok(())
+}
+
+/// `/etc/hostd/hostd.json`.
+fn config(driver: &dyn Driver) -> Result<String, CliError> {
+    // Where ports are forwarded, the one in the URL is the laptop's.
+    let port = if driver.features().forwards_ports { 2376 } else { authority(&driver.url()?).1 };
+    let config = serde_json::json!({
+        "hosts": ["unix:///run/hostd.sock", format!("tcp://0.0.0.0:{port}")],
+        "tlsverify": true,
+        "tlscacert": "/etc/hostd/tls/ca.pem",
+        "tlscert": "/etc/hostd/tls/server.pem",
+        "tlskey": "/etc/hostd/tls/server-key.pem",
+    });
+    let text = serde_json::to_string_pretty(&config).doing("cannot write hostd's configuration")?;
+    Ok(text + "\n")
+}
+
+/// Until the engine answers as the machine that it should be.
+pub(crate) async fn verify(
+    machine: &Machine,
+    driver: &dyn Driver,
+    patience: Duration,
+) -> Result<(), CliError> {
+    let until = Instant::now() + patience;
+    loop {
+        let asked =
+            tokio::time::timeout(Duration::from_secs(10), engine::get(machine, driver, "/_ping")).await;
+        let error = match asked {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => CliError::new(format!("{} did not answer in time", driver.url()?)),
+        };
+        if Instant::now() >= until || has_stopped(driver).await {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+}
+
+/// Whether the machine is known to be off, so that waiting for it is in vain.
+async fn has_stopped(driver: &dyn Driver) -> bool {
+    driver.features().start_stop
+        && matches!(driver.state().await, Ok(MachineState::Stopped | MachineState::Absent))
+}
+
+/// The end of the machine's console as a hint, where there is one.
+pub(crate) async fn console(driver: &dyn Driver) -> Option<String> {
+    let tail = driver.console_tail().await?;
+    let tail = tail.trim();
+    let indented = || format!("the end of the machine's console:\n  {}", tail.replace('\n', "\n  "));
+    (!tail.is_empty()).then(indented)
+}
+
+/// The same for an engine that was just installed; one that keeps ending is not waited for.
+async fn verify_installed(
+    session: &Session,
+    facts: &Facts,
+    machine: &Machine,
+    driver: &dyn Driver,
+) -> Result<(), CliError> {
+    let until = Instant::now() + ANSWER;
+    loop {
+        let error = match verify(machine, driver, Duration::from_secs(2)).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let health = as_root(session, facts, script::HEALTH, "cannot ask for hostd's service").await?;
+        if health.trim() == "dead" || Instant::now() >= until {
+            return Err(error);
+        }
+    }
+}
