@@ -1,0 +1,482 @@
+//! Real machines: QEMU guests, under emulation where there is no KVM, from create to rm.
+//!
+//! One guest is shared by the tests that only use it; those that break or restart a machine make their own.
+//! The harness is libtest-mimic's, as the shared guest must be removed after the last test.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use e2e::{Outcome, built, eventually, has, run};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A laptop: a `$BERTH_HOME` of its own.
+struct Laptop {
+    home: TempDir,
+    berth: PathBuf,
+    image: PathBuf,
+}
+
+impl Laptop {
+    fn new() -> Self {
+        Self {
+            home: tempfile::Builder::new().prefix("berth-").tempdir().unwrap(),
+            berth: built("BERTH_BIN", "berth").unwrap(),
+            image: built("BERTH_TEST_IMAGE", "debian-12.qcow2").unwrap(),
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.berth);
+        command
+            .args(args)
+            .env("BERTH_HOME", self.home.path())
+            .env_remove("BERTH_MACHINE")
+            .stdin(Stdio::null());
+        command.env("BERTH_HOSTD", built("BERTH_HOSTD", "hostd").unwrap());
+        command
+    }
+
+    fn berth(&self, args: &[&str]) -> Outcome {
+        run(&mut self.command(args))
+    }
+
+    fn create_args<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
+        vec![
+            "create",
+            "--driver",
+            "qemu",
+            "--qemu-image",
+            self.image.to_str().unwrap(),
+            "--qemu-memory",
+            "1024",
+            name,
+        ]
+    }
+
+    fn create(&self, name: &str) -> Outcome {
+        self.berth(&self.create_args(name))
+    }
+
+    /// Processes that name this laptop's home: guests above all.
+    fn processes(&self) -> Vec<String> {
+        let mark = self.home.path().to_string_lossy().into_owned();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            if command.contains(&mark) {
+                found.push(command);
+            }
+        }
+        found
+    }
+
+    fn machine_dirs(&self) -> usize {
+        fs::read_dir(self.home.path().join("machines")).map_or(0, |entries| entries.flatten().count())
+    }
+}
+
+impl Laptop {
+    fn remove_all(&self) {
+        let names = self.berth(&["ls", "-q"]).stdout();
+        for name in names.split_whitespace() {
+            drop(self.berth(&["machine", "rm", "-f", "-y", name]));
+        }
+    }
+}
+
+impl Drop for Laptop {
+    fn drop(&mut self) {
+        self.remove_all();
+    }
+}
+
+static SHARED: OnceLock<Laptop> = OnceLock::new();
+
+/// The laptop with the guest `shared`, which is active and has the busybox image.
+fn shared() -> &'static Laptop {
+    SHARED.get_or_init(|| {
+        let laptop = Laptop::new();
+        laptop.create("shared").success();
+        laptop
+            .berth(&["load", "-i", built("BERTH_TEST_BUSYBOX", "busybox.tar").unwrap().to_str().unwrap()])
+            .success();
+        laptop
+    })
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn curl(args: &[&str]) -> Outcome {
+    run(Command::new("curl").args(["-sS", "--max-time", "10"]).args(args))
+}
+
+fn a_machine_tells_where_it_is_and_how_it_is() {
+    let laptop = shared();
+    laptop.berth(&["ls"]).success().says("shared").says("qemu").says("Running").says("tcp://127.0.0.1:");
+    assert_eq!(laptop.berth(&["active"]).text(), "shared");
+    laptop.berth(&["status", "shared"]).success().says("Running");
+    assert_eq!(laptop.berth(&["ip", "shared"]).text(), "127.0.0.1");
+    let url = laptop.berth(&["url", "shared"]).text();
+    assert!(url.starts_with("tcp://127.0.0.1:"), "{url}");
+    let listed: serde_json::Value =
+        serde_json::from_str(&laptop.berth(&["ls", "--format", "json"]).text()).unwrap();
+    assert!(listed.to_string().contains("shared"), "{listed}");
+    let inspected: serde_json::Value =
+        serde_json::from_str(&laptop.berth(&["inspect", "shared"]).text()).unwrap();
+    assert!(!inspected.to_string().contains("PRIVATE KEY"), "{inspected}");
+    laptop.berth(&["status", "nobody"]).failure().says("error: ").says("nobody");
+    laptop.berth(&["ssh", "shared", "--", "uname", "-s"]).success().says("Linux");
+    laptop.berth(&["ssh", "shared", "--", "sh", "-c", "'exit 9'"]).exits(9);
+}
+
+fn the_stock_docker_cli_drives_the_machine_through_env() {
+    let laptop = shared();
+    if !has("docker") {
+        eprintln!("skipped: docker is not on PATH");
+        return;
+    }
+    let shell = format!(
+        "eval \"$({} env --shell bash shared)\" && docker ps && docker version && docker run --rm busybox echo through-env",
+        laptop.berth.display()
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &shell]).env("BERTH_HOME", laptop.home.path());
+    run(&mut command).success().says("CONTAINER ID").says("through-env");
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("docker $({} config shared) images", laptop.berth.display())]);
+    run(command.env("BERTH_HOME", laptop.home.path())).success().says("busybox");
+}
+
+fn containers_run_on_the_machine() {
+    let laptop = shared();
+    laptop.berth(&["run", "--rm", "busybox", "uname", "-a"]).success().says("Linux");
+    laptop.berth(&["run", "--rm", "busybox", "sh", "-c", "exit 7"]).exits(7);
+    laptop.berth(&["run", "--rm", "busybox", "nope"]).exits(127).says("executable file not found");
+    laptop
+        .berth(&[
+            "run",
+            "--rm",
+            "-e",
+            "A=b",
+            "-w",
+            "/tmp",
+            "-u",
+            "nobody",
+            "--entrypoint",
+            "sh",
+            "busybox",
+            "-c",
+            "echo $A $PWD $(id -un)",
+        ])
+        .success()
+        .says("b /tmp nobody");
+    laptop
+        .berth(&["run", "-d", "--name", "life", "busybox", "sh", "-c", "echo started; exec sleep 1000"])
+        .success();
+    laptop.berth(&["ps"]).says("life").says("Up ");
+    laptop.berth(&["logs", "life"]).says("started");
+    laptop.berth(&["exec", "life", "sh", "-c", "exit 4"]).exits(4);
+    let inspected: serde_json::Value =
+        serde_json::from_str(&laptop.berth(&["inspect", "life"]).text()).unwrap();
+    assert_eq!(inspected[0]["State"]["Running"], true, "{inspected}");
+    laptop.berth(&["stop", "-t", "0", "life"]).success();
+    laptop.berth(&["wait", "life"]).says("137");
+    laptop.berth(&["start", "life"]).success();
+    laptop.berth(&["kill", "life"]).success();
+    laptop.berth(&["rm", "-f", "life"]).success();
+    laptop.berth(&["tag", "busybox", "other:1"]).success();
+    laptop.berth(&["images"]).says("other");
+    laptop.berth(&["rmi", "other:1"]).success();
+    laptop.berth(&["info"]).success().says("hostd");
+}
+
+fn a_terminal_works_through_the_laptop() {
+    let laptop = shared();
+    let line = format!(
+        "stty rows 31 cols 91; {} run --rm -it busybox sh -c 'sleep 1; stty size; exit 6'",
+        laptop.berth.display()
+    );
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("BERTH_HOME", laptop.home.path()).stdin(Stdio::null());
+    run(&mut command).exits(6).says("31 91");
+}
+
+fn a_published_port_answers_on_the_laptops_localhost() {
+    let laptop = shared();
+    let port = free_port();
+    let script = "mkdir /www && echo from the machine > /www/index.html && exec httpd -f -h /www";
+    laptop
+        .berth(&["run", "-d", "--name", "web", "-p", &format!("{port}:80"), "busybox", "sh", "-c", script])
+        .success();
+    let url = format!("http://localhost:{port}/");
+    eventually("the page", || curl(&["-f", &url]).stdout().contains("from the machine").then_some(()));
+    laptop.berth(&["rm", "-f", "web"]).success();
+    curl(&["-f", &url]).failure();
+}
+
+fn a_port_that_is_taken_on_the_laptop_is_named() {
+    let laptop = shared();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    laptop
+        .berth(&["run", "-d", "--name", "clash", "-p", &format!("{port}:80"), "busybox", "sleep", "100"])
+        .failure()
+        .says(&port.to_string());
+    laptop.berth(&["ps", "-aq"]).success().lacks("clash");
+    drop(laptop.berth(&["container", "rm", "-f", "clash"]));
+}
+
+fn the_engine_answers_only_to_its_own_certificates() {
+    let laptop = shared();
+    let url = laptop.berth(&["url", "shared"]).text().replace("tcp://", "https://") + "/_ping";
+    let dir = laptop.home.path().join("machines/shared");
+    let file = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+    curl(&["--cacert", &ca, "--cert", &cert, "--key", &key, &url]).success().says("OK");
+    curl(&["--cacert", &ca, &url]).failure();
+    curl(&["--cert", &cert, "--key", &key, &url]).failure();
+    let other = tempfile::tempdir().unwrap();
+    let text = |name: &str| other.path().join(name).to_string_lossy().into_owned();
+    run(Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=other",
+        ])
+        .args(["-keyout", &text("key.pem"), "-out", &text("cert.pem"), "-days", "1"]))
+    .success();
+    curl(&["--cacert", &ca, "--cert", &text("cert.pem"), "--key", &text("key.pem"), &url]).failure();
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+fn containers_outlive_a_killed_hostd_on_the_machine() {
+    let laptop = shared();
+    laptop.berth(&["run", "-d", "--name", "steady", "busybox", "sleep", "1000"]).success();
+    let pid = |laptop: &Laptop| {
+        let text = laptop.berth(&["container", "inspect", "steady"]).stdout();
+        serde_json::from_str::<serde_json::Value>(&text)
+            .ok()
+            .and_then(|value| value[0]["State"]["Pid"].as_i64())
+    };
+    let before = pid(laptop).unwrap();
+    laptop
+        .berth(&[
+            "ssh",
+            "shared",
+            "--",
+            "sudo",
+            "systemctl",
+            "kill",
+            "-s",
+            "KILL",
+            "--kill-who=main",
+            "hostd",
+        ])
+        .success();
+    let after = eventually("systemd to start hostd again", || pid(laptop));
+    assert_eq!(after, before);
+    laptop.berth(&["exec", "steady", "true"]).success();
+    laptop.berth(&["rm", "-f", "steady"]).success();
+}
+
+fn provisioning_again_changes_nothing() {
+    let laptop = shared();
+    let started = |laptop: &Laptop| {
+        laptop
+            .berth(&[
+                "ssh",
+                "shared",
+                "--",
+                "systemctl",
+                "show",
+                "-p",
+                "ActiveEnterTimestampMonotonic",
+                "hostd",
+            ])
+            .text()
+    };
+    let before = started(laptop);
+    laptop.berth(&["provision", "shared"]).success();
+    assert_eq!(started(laptop), before, "hostd was restarted for nothing");
+}
+
+fn a_machine_of_ones_own_is_stopped_broken_mended_and_removed() {
+    let laptop = Laptop::new();
+    laptop.create("own").success();
+    laptop.create("own").failure().says("own");
+    laptop
+        .berth(&["load", "-i", built("BERTH_TEST_BUSYBOX", "busybox.tar").unwrap().to_str().unwrap()])
+        .success();
+    laptop
+        .berth(&["run", "-d", "--name", "always", "--restart", "always", "busybox", "sleep", "100000"])
+        .success();
+
+    // A disk that is full: nothing is half loaded, and it goes on when there is room again.
+    let fill = "sudo sh -c 'fallocate -l $(df -B1 --output=avail / | tail -1) /fill; dd if=/dev/zero of=/rest bs=1M 2>/dev/null; sync; true'";
+    laptop.berth(&["ssh", "own", "--", fill]).success();
+    let busybox = built("BERTH_TEST_BUSYBOX", "busybox.tar").unwrap();
+    laptop.berth(&["rmi", "-f", "busybox"]).failure();
+    laptop.berth(&["load", "-i", busybox.to_str().unwrap()]);
+    laptop.berth(&["ssh", "own", "--", "sudo rm -f /fill /rest && sync"]).success();
+    laptop.berth(&["run", "--rm", "busybox", "true"]).success();
+
+    // A hostd that does not start shows its last words, and the next provisioning mends it.
+    let broken = laptop.home.path().join("broken-hostd");
+    fs::write(&broken, "#!/bin/sh\necho the last words of hostd >&2\nexit 1\n").unwrap();
+    run(Command::new("chmod").arg("755").arg(&broken)).success();
+    run(laptop.command(&["provision", "own"]).env("BERTH_HOSTD", &broken))
+        .failure()
+        .says("the last words of hostd");
+    laptop.berth(&["provision", "own"]).success();
+    laptop.berth(&["ps"]).says("always");
+
+    laptop.berth(&["machine", "stop", "own"]).success();
+    laptop.berth(&["ls"]).says("Stopped");
+    laptop.berth(&["ps"]).failure().says("hint: ");
+    laptop.berth(&["machine", "start", "own"]).success();
+    eventually("the restart policy after a reboot", || {
+        laptop.berth(&["ps"]).stdout().contains("always").then_some(())
+    });
+    laptop.berth(&["machine", "kill", "own"]).success();
+    laptop.berth(&["rm", "-y", "own"]).success();
+    assert_eq!((laptop.machine_dirs(), laptop.processes()), (0, Vec::new()), "rm has left something");
+}
+
+/// Starts `berth create` and kills it when its journal has grown past what it was: at once or within the step that
+/// stands there, by `delay`. `false` where it came to its end first.
+fn create_killed_at_next_step(laptop: &Laptop, args: &[&str], signal: Signal, delay: Duration) -> bool {
+    let journal = laptop.home.path().join("machines/torn/journal");
+    let length = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());
+    let before = length(&journal);
+    let mut command = laptop.command(args);
+    let mut child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "create failed by itself");
+            return false;
+        }
+        if length(&journal) > before {
+            std::thread::sleep(delay);
+            let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+            // It may have ended by itself meanwhile.
+            let _ = kill_process(pid, signal);
+            let ended = child.wait().unwrap();
+            return !ended.success();
+        }
+        // Quick enough to be there between two lines, each of which is synced to disk.
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn a_create_that_is_killed_at_each_step_is_resumed_to_the_end() {
+    let laptop = Laptop::new();
+    let mut killed =
+        create_killed_at_next_step(&laptop, &laptop.create_args("torn"), Signal::KILL, Duration::ZERO);
+    assert!(killed, "it was never interrupted");
+    laptop.create("torn").failure().says("--resume");
+    let mut rounds = 1;
+    let journal = || fs::read_to_string(laptop.home.path().join("machines/torn/journal")).unwrap();
+    while killed {
+        let signal = if rounds % 3 == 0 { Signal::INT } else { Signal::KILL };
+        // The later steps take seconds: they are interrupted in their midst too.
+        let slow = journal().contains("Waiting for SSH");
+        let delay = Duration::from_millis(if slow { [0, 300, 1000][rounds % 3] } else { 0 });
+        killed = create_killed_at_next_step(&laptop, &["create", "--resume", "torn"], signal, delay);
+        rounds += 1;
+        assert!(rounds < 60, "resuming does not get on");
+    }
+    eprintln!("interrupted {rounds} times, the journal being\n{}", journal());
+    assert!(rounds > 6, "its steps were not interrupted one by one");
+    laptop.berth(&["create", "--resume", "torn"]).success();
+    laptop.berth(&["ls"]).says("Running");
+    laptop.berth(&["info"]).success();
+    laptop.berth(&["machine", "rm", "-y", "torn"]).success();
+    assert_eq!((laptop.machine_dirs(), laptop.processes()), (0, Vec::new()), "rm has left something");
+}
+
+fn a_create_that_is_interrupted_can_be_removed_to_nothing() {
+    let laptop = Laptop::new();
+    let mut killed =
+        create_killed_at_next_step(&laptop, &laptop.create_args("torn"), Signal::KILL, Duration::ZERO);
+    for _ in 0..7 {
+        let resume = ["create", "--resume", "torn"];
+        killed = killed && create_killed_at_next_step(&laptop, &resume, Signal::KILL, Duration::ZERO);
+    }
+    laptop.berth(&["machine", "rm", "-y", "torn"]).success();
+    assert_eq!((laptop.machine_dirs(), laptop.processes()), (0, Vec::new()), "rm has left something");
+    laptop.create("torn").success();
+}
+
+/// Makes a test of a function that panics when it fails.
+fn trial(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        std::panic::catch_unwind(test).map_err(|cause| {
+            let text = cause.downcast_ref::<String>().cloned();
+            Failed::from(
+                text.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default(),
+            )
+        })
+    })
+}
+
+macro_rules! trials {
+    ($($test:ident),* $(,)?) => { vec![$(trial(stringify!($test), $test)),*] };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // A guest under emulation keeps a core busy.
+    arguments.test_threads.get_or_insert(2);
+    let lacking = [
+        ("BERTH_BIN", "berth"),
+        ("BERTH_HOSTD", "hostd"),
+        ("BERTH_TEST_IMAGE", "debian-12.qcow2"),
+        ("BERTH_TEST_BUSYBOX", "busybox.tar"),
+    ]
+    .iter()
+    .find_map(|(variable, name)| built(variable, name).err())
+    .or_else(|| (!has("qemu-system-x86_64")).then(|| "qemu-system-x86_64 is not on PATH".to_owned()));
+    if let Some(reason) = lacking {
+        eprintln!("skipped: {reason}");
+        return ExitCode::SUCCESS;
+    }
+    let conclusion = libtest_mimic::run(
+        &arguments,
+        trials![
+            a_machine_of_ones_own_is_stopped_broken_mended_and_removed,
+            a_machine_tells_where_it_is_and_how_it_is,
+            the_stock_docker_cli_drives_the_machine_through_env,
+            containers_run_on_the_machine,
+            a_terminal_works_through_the_laptop,
+            a_published_port_answers_on_the_laptops_localhost,
+            a_port_that_is_taken_on_the_laptop_is_named,
+            the_engine_answers_only_to_its_own_certificates,
+            provisioning_again_changes_nothing,
+            containers_outlive_a_killed_hostd_on_the_machine,
+            a_create_that_is_interrupted_can_be_removed_to_nothing,
+            a_create_that_is_killed_at_each_step_is_resumed_to_the_end,
+        ],
+    );
+    // A static is never dropped.
+    if let Some(laptop) = SHARED.get() {
+        laptop.remove_all();
+    }
+    conclusion.exit_code()
+}
