@@ -1,0 +1,53 @@
+# One command for each thing that people do here; `make` alone lists them.
+
+CARGO ?= cargo
+ARCH := $(shell uname -m)
+TARGET := $(ARCH)-unknown-linux-gnu
+# hostd is one file that runs on any Linux: no libc to find. A fixed load address spares every shim the private
+# pages that relocation would cost (half a megabyte for each container).
+HOSTD_FLAGS := target.$(TARGET).rustflags=["-C","target-feature=+crt-static","-C","relocation-model=static"]
+OUT := $(or $(CARGO_TARGET_DIR),target)
+IMAGE := build/debian-12.qcow2
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: ## Install the Debian packages that demo and tests need, where they are missing
+	@tests/setup
+
+.PHONY: build
+build: ## Build berth and the static hostd, optimised, into build/
+	$(CARGO) build --locked --release -p berth
+	$(CARGO) build --locked --release -p hostd --target $(TARGET) --config '$(HOSTD_FLAGS)'
+	@mkdir -p build
+	@cp -u $(OUT)/release/berth $(OUT)/$(TARGET)/release/hostd build/
+
+.PHONY: image
+image: $(IMAGE) ## Make a VM image from Debian's packages
+$(IMAGE): drivers/image/build-debian-image
+	drivers/image/build-debian-image $@
+
+.PHONY: demo
+demo: setup build image ## Create a VM, install hostd on it, run containers there
+	@tests/demo
+
+.PHONY: test
+test: setup build image ## Run all tests: unit, integration, end to end
+	@tests/run
+
+.PHONY: lint
+lint: ## Check formatting, clippy, dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@tests/deny
+
+.PHONY: bench
+bench: setup build ## Measure hostd side by side with other engines of this machine
+	@tests/bench/run
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf build
