@@ -36,8 +36,6 @@ const NOT_HONOURED: &[&str] = &[
 pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostConfig> {
     fields.refuse(NOT_HONOURED)?;
     only(fields, "Isolation", &["default"])?;
-    // No user namespaces are in use, so that `host` asks for what is.
-    only(fields, "UsernsMode", &["host"])?;
     only(fields, "VolumeDriver", &["local"])?;
     let runtime = fields.string("Runtime")?;
     if !["", "hostd"].contains(&runtime.as_str()) {
@@ -71,6 +69,7 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         pid_mode: fields.string("PidMode")?,
         uts_mode: fields.string("UTSMode")?,
         cgroupns_mode: or_before("CgroupnsMode", 41, "host")?,
+        userns_mode: fields.string("UsernsMode")?,
         cgroup_parent: fields.string("CgroupParent")?,
         readonly_rootfs: fields.boolean("ReadonlyRootfs")?,
         shm_size: positive(fields, "ShmSize")?,
@@ -336,7 +335,7 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "ReadonlyRootfs": host.readonly_rootfs,
         "SecurityOpt": or_null(&host.security_opt),
         "UTSMode": host.uts_mode,
-        "UsernsMode": "",
+        "UsernsMode": host.userns_mode,
         "ShmSize": host.shm_size.unwrap_or(64 << 20),
         "Runtime": "hostd",
         "Isolation": "",

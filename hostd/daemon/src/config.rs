@@ -4,6 +4,7 @@ use crate::Result;
 use crate::failure::Failure;
 use crate::listen::Host;
 use crate::settings::{Flags, Settings};
+use hostd_engine::{Defaults, SeccompProfile, SecurityDefaults};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use tracing::level_filters::LevelFilter;
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) registry_mirrors: Vec<String>,
     pub(crate) labels: Vec<String>,
+    /// What containers get that do not say.
+    pub(crate) defaults: Defaults,
     pub(crate) log_level: LevelFilter,
 }
 
@@ -54,7 +57,15 @@ impl Config {
             return Err(Failure::new("live-restore cannot be switched off")
                 .because("containers have a parent of their own and run on while hostd does not"));
         }
+        if settings.selinux_enabled == Some(true) {
+            return Err(Failure::new("selinux-enabled is not supported")
+                .because("this engine sets no SELinux labels"));
+        }
+        if settings.userns_remap.as_deref().is_some_and(|user| !user.is_empty()) {
+            return Err(Failure::new("userns-remap is not supported yet"));
+        }
         let tls = tls_files(&settings);
+        let defaults = defaults(&settings)?;
         let exec_root = absolute("exec-root", settings.exec_root.as_deref(), "/run/hostd")?;
         Ok(Self {
             hosts: hosts(&settings, tls.as_ref())?,
@@ -70,6 +81,7 @@ impl Config {
             insecure_registries: settings.insecure_registries,
             registry_mirrors: mirrors(settings.registry_mirrors)?,
             labels: labels(settings.labels)?,
+            defaults,
             log_level: level(settings.log_level.as_deref(), settings.debug.unwrap_or(false))?,
         })
     }
@@ -168,6 +180,43 @@ fn labels(labels: Vec<String>) -> Result<Vec<String>> {
     }
 }
 
+fn defaults(settings: &Settings) -> Result<Defaults> {
+    let or_private = |mode: &Option<String>| {
+        mode.clone().filter(|m| !m.is_empty()).unwrap_or_else(|| "private".to_owned())
+    };
+    let (ipc_mode, cgroupns_mode) =
+        (or_private(&settings.default_ipc_mode), or_private(&settings.default_cgroupns_mode));
+    if !matches!(ipc_mode.as_str(), "private" | "shareable") {
+        return Err(Failure::new(format!(
+            "IPC mode \"{ipc_mode}\" is not supported as default value; use \"shareable\" or \"private\""
+        )));
+    }
+    if !matches!(cgroupns_mode.as_str(), "private" | "host") {
+        return Err(Failure::new(format!(
+            "default cgroup namespace mode ({cgroupns_mode}) is invalid; use \"host\" or \"private\""
+        )));
+    }
+    let security = SecurityDefaults {
+        seccomp: seccomp_profile(settings.seccomp_profile.as_deref().unwrap_or_default())?,
+        no_new_privileges: settings.no_new_privileges.unwrap_or(false),
+    };
+    Ok(Defaults { ipc_mode, cgroupns_mode, security, id_map: None })
+}
+
+/// A profile file is read once, here, and must be JSON; what is in it is checked when the first container needs it.
+fn seccomp_profile(name: &str) -> Result<SeccompProfile> {
+    match name {
+        "" | "builtin" | "default" => return Ok(SeccompProfile::Builtin),
+        "unconfined" => return Ok(SeccompProfile::Unconfined),
+        _ => {}
+    }
+    let failed = || Failure::new(format!("opening seccomp profile ({name}) failed"));
+    let text = std::fs::read_to_string(name).map_err(|error| failed().because(error))?;
+    let parsed: serde_json::Result<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(&text);
+    parsed.map_err(|error| failed().because(error))?;
+    Ok(SeccompProfile::File { path: name.into(), text })
+}
+
 fn level(text: Option<&str>, debug: bool) -> Result<LevelFilter> {
     let level = match text {
         None => LevelFilter::INFO,
@@ -234,6 +283,10 @@ mod tests {
             (&["--live-restore=false"], "", "live-restore"),
             (&["--label=x"], "", "bad attribute format"),
             (&["--bridge=a/b"], "", "invalid bridge name"),
+            (&["--default-ipc-mode=host"], "", "is not supported as default value"),
+            (&["--default-cgroupns-mode=x"], "", "is invalid"),
+            (&["--seccomp-profile=/does/not/exist"], "", "opening seccomp profile (/does/not/exist) failed"),
+            (&[], r#"{"selinux-enabled": true}"#, "sets no SELinux labels"),
             (&["-H", "tcp://127.0.0.1:2375"], "", "without client certificates"),
             (&["-H", "tcp://127.0.0.1:2376", "--tls"], "", "without client certificates"),
             (&["--allow-unauthenticated=tcp://127.0.0.1:2375"], "", "not among the hosts"),

@@ -125,5 +125,6 @@ fn engine_config(config: &Config) -> EngineConfig {
             state_dir: config.data_root.join("network"),
         },
         labels: config.labels.clone(),
+        defaults: config.defaults.clone(),
     }
 }

@@ -78,6 +78,24 @@ pub(crate) struct Settings {
     /// Mirror of Docker Hub (can be repeated)
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub(crate) registry_mirrors: Vec<String>,
+    /// IPC namespace of containers that do not say: private or shareable
+    #[arg(long, value_name = "MODE")]
+    pub(crate) default_ipc_mode: Option<String>,
+    /// Cgroup namespace of containers that do not say: private or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) default_cgroupns_mode: Option<String>,
+    /// Containers gain no privileges by setuid programs unless they ask for it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// System call filter of containers that do not say: builtin, unconfined, or the path of a profile
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) seccomp_profile: Option<String>,
+    /// SELinux labels for containers, which this daemon does not set
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) selinux_enabled: Option<bool>,
+    /// Users that stand for those of containers: default, or user[:group] by name or id
+    #[arg(long, value_name = "USER")]
+    pub(crate) userns_remap: Option<String>,
     /// Label of this machine, key=value (can be repeated)
     #[arg(long = "label", value_name = "LABEL")]
     pub(crate) labels: Vec<String>,

@@ -191,8 +191,8 @@ impl Engine {
             cpu_shares: machine.cpu_shares,
             cpu_cfs: machine.cpu_cfs,
             cpuset: machine.cpuset,
-            warnings: machine.warnings(),
-            security_options: vec!["name=seccomp,profile=builtin".to_owned()],
+            warnings: machine.warnings().into_iter().chain(Self::security_warnings()).collect(),
+            security_options: self.security_features(),
             system_time: OffsetDateTime::now_utc(),
         })
     }

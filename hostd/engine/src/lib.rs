@@ -43,6 +43,7 @@ mod networks;
 mod prune;
 mod recover;
 mod remove;
+mod security;
 mod signals;
 mod spec;
 mod start;
@@ -53,13 +54,14 @@ mod wait;
 mod watch;
 
 pub use attach::{AttachOptions, Attached};
-pub use create::{CreateRequest, Created};
+pub use create::{CreateRequest, Created, SeccompProfile, SecurityDefaults};
 pub use error::{EngineError, ErrorKind, Result};
 pub use events::{Event, EventOptions};
 pub use exec::{ExecInfo, ExecRequest, ExecStart};
 pub use filters::Filters;
 pub use hostd_image::{Auth, HistoryEntry, Image, ImageStoreConfig, Platform, Progress, Removed};
 pub use hostd_network::{DefaultNetwork, Endpoint, NetworkConfig, Protocol, PublishedPort};
+pub use hostd_runtime::spec::{Extent, IdMap};
 pub use hostd_volume::Volume;
 pub use images::LoadEvent;
 pub use info::Info;
@@ -100,6 +102,33 @@ pub struct EngineConfig {
     pub network: NetworkConfig,
     /// Labels of the machine (`--label`), for `info`.
     pub labels: Vec<String>,
+    /// What containers get that do not say.
+    pub defaults: Defaults,
+}
+
+/// What containers get that do not say.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// `private` or `shareable` (`--default-ipc-mode`).
+    pub ipc_mode: String,
+    /// `private` or `host` (`--default-cgroupns-mode`).
+    pub cgroupns_mode: String,
+    /// Filters and privileges.
+    pub security: SecurityDefaults,
+    /// Users of the host that stand for those of containers (`--userns-remap`).
+    pub id_map: Option<IdMap>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        let private = || "private".to_owned();
+        Self {
+            ipc_mode: private(),
+            cgroupns_mode: private(),
+            security: SecurityDefaults::default(),
+            id_map: None,
+        }
+    }
 }
 
 /// A container engine. Cheap to clone.

@@ -168,6 +168,8 @@ pub struct HostConfig {
     pub uts_mode: String,
     /// Empty, `private` or `host`.
     pub cgroupns_mode: String,
+    /// Empty, `private` or `host`.
+    pub userns_mode: String,
     /// Parent cgroup.
     pub cgroup_parent: String,
     /// Root file system read-only.

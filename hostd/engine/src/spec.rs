@@ -1,14 +1,16 @@
 //! From a record to what the runtime is asked for.
 
 use crate::Engine;
-use crate::create::{LogSetup, SecurityOptions, is_host, security_options, target_container};
-use crate::error::Result;
-use crate::model::{ContainerRecord, MountType, Resources};
+use crate::container::Container;
+use crate::create::{LogSetup, SecurityOptions, is_host, is_shareable, security_options, target_container};
+use crate::error::{EngineError, Result};
+use crate::model::{ContainerRecord, MountType, Resources, Status};
 use hostd_image::Snapshot;
 use hostd_runtime::spec::{
     self, ContainerSpec, Log, Mount, MountKind, Namespaces, NetNs, NsMode, RootFs, Stdin, TtySize,
 };
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -21,7 +23,8 @@ impl Engine {
         snapshot: Snapshot,
     ) -> Result<ContainerSpec> {
         let (config, host) = (&record.config, &record.host);
-        let SecurityOptions { no_new_privileges, seccomp } = security_options(host)?;
+        let SecurityOptions { no_new_privileges, seccomp, apparmor, writable_cgroups } =
+            security_options(host, &self.0.config.defaults.security)?;
         Ok(ContainerSpec {
             id: record.id.clone(),
             args: record.args.clone(),
@@ -47,6 +50,7 @@ impl Engine {
             cap_drop: host.cap_drop.clone(),
             seccomp,
             no_new_privileges,
+            apparmor: self.apparmor_profile(apparmor, host.privileged)?,
             masked_paths: host.masked_paths.clone(),
             readonly_paths: host.readonly_paths.clone(),
             resources: resources(&host.resources, &host.device_cgroup_rules),
@@ -56,6 +60,8 @@ impl Engine {
             ulimits: host.ulimits.iter().map(ulimit).collect(),
             oom_score_adj: host.oom_score_adj,
             shm_size: host.shm_size.unwrap_or(64 << 20),
+            no_shm: host.ipc_mode == "none",
+            writable_cgroups,
             init: host.init.unwrap_or(false),
             log: match LogSetup::read(&host.log_driver, &host.log_options)? {
                 LogSetup::None => Log::None,
@@ -70,16 +76,47 @@ impl Engine {
         let host = &record.host;
         let own_or_host = |mode: &str| if is_host(mode) { NsMode::Host } else { NsMode::Private };
         let pid = match target_container(&host.pid_mode) {
-            Some(target) => NsMode::Of(self.container(target)?.live()?.pid()),
+            Some(target) => NsMode::Of(self.joinable(target, "failed to join PID namespace")?.1),
             None => own_or_host(&host.pid_mode),
+        };
+        let ipc = match target_container(&host.ipc_mode) {
+            Some(target) => NsMode::Of(self.ipc_target(target)?),
+            None => own_or_host(&host.ipc_mode),
         };
         Ok(Namespaces {
             net,
             pid,
-            ipc: own_or_host(&host.ipc_mode),
+            ipc,
             uts: own_or_host(&host.uts_mode),
             cgroup: own_or_host(&host.cgroupns_mode),
         })
+    }
+
+    /// A container that runs, so that another can join a namespace of it, and its pid; Docker's refusals, after `what`.
+    fn joinable(&self, target: &str, what: &str) -> Result<(Arc<Container>, i32)> {
+        let container =
+            self.container(target).map_err(|e| EngineError::invalid(format!("{what}: {}", e.message)))?;
+        let id = &container.id;
+        if container.record().state.status == Status::Restarting {
+            return Err(EngineError::conflict(format!(
+                "{what}: Container {id} is restarting, wait until the container is running"
+            )));
+        }
+        let live = container.live().map_err(|e| EngineError::conflict(format!("{what}: {}", e.message)))?;
+        Ok((container, live.pid()))
+    }
+
+    /// Pid of the container whose IPC namespace is to be joined.
+    fn ipc_target(&self, target: &str) -> Result<i32> {
+        let (container, pid) = self.joinable(target, "failed to join IPC namespace")?;
+        if is_shareable(&container.record().host.ipc_mode) {
+            return Ok(pid);
+        }
+        Err(EngineError::invalid(format!(
+            "failed to join IPC namespace: container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor \
+             container)",
+            container.id
+        )))
     }
 }
 

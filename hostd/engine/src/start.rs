@@ -222,19 +222,39 @@ impl Engine {
             return Ok(Net::Host);
         }
         if let Some(target) = target_container(mode) {
-            let target = self.container(target)?;
-            let live = target.live().map_err(|_| {
-                EngineError::conflict(format!(
-                    "cannot join network of a non running container: {}",
-                    target.id
-                ))
-            })?;
+            let live = self.network_target(&record.id, target)?;
             let path = format!("/proc/{}/ns/net", live.pid());
             let netns = fs::File::open(&path).map_err(io(format!("cannot open {path}")))?;
             return Ok(Net::Shared(netns.into()));
         }
         let netns = tokio::task::spawn_blocking(hostd_network::new_netns).await.map_err(joined)??;
         Ok(Net::Own { netns, connect: mode != "none" && !record.config.network_disabled })
+    }
+
+    /// The container whose network namespace is to be joined, or Docker's refusals.
+    fn network_target(&self, id: &str, target: &str) -> Result<hostd_runtime::Container> {
+        let target = self.container(target).map_err(|error| EngineError {
+            message: format!("joining network namespace of container: {}", error.message),
+            ..error
+        })?;
+        if target.id == id {
+            return Err(EngineError::invalid("cannot join own network namespace"));
+        }
+        let record = target.record();
+        if record.state.status == Status::Restarting {
+            return Err(EngineError::conflict(format!(
+                "cannot join network namespace of container: Container {} is restarting, wait until the container is \
+                 running",
+                target.id
+            )));
+        }
+        target.live().map_err(|_| {
+            EngineError::conflict(format!(
+                "cannot join network namespace of a non running container: container {} is {}",
+                record.name,
+                record.state.status.as_str()
+            ))
+        })
     }
 
     async fn connect(&self, record: &ContainerRecord, netns: &OwnedFd) -> Result<Endpoint> {

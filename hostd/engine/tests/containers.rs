@@ -138,6 +138,7 @@ impl Host {
                 state_dir: dir.join("data/network"),
             },
             labels: Vec::new(),
+            defaults: hostd_engine::Defaults::default(),
         };
         Engine::open(config).await.unwrap()
     }

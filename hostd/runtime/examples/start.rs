@@ -147,6 +147,9 @@ fn spec(id: String, rootfs: &Path, layer: &Path) -> ContainerSpec {
         ulimits: Vec::new(),
         oom_score_adj: None,
         shm_size: 64 << 20,
+        no_shm: false,
+        apparmor: None,
+        writable_cgroups: false,
         init: false,
         log: Log::None,
     }

@@ -14,6 +14,7 @@
 //! The shim's supervisor task in hostd notices when a shim dies of itself, and then kills and reports the
 //! container. It needs Linux 5.8 (setns(2) with a pidfd); for what is newer there are substitutes ([`Kernel`]).
 
+pub mod apparmor;
 pub mod capabilities;
 pub mod cgroup;
 mod client;

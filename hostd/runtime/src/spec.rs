@@ -1,6 +1,7 @@
 //! What a container is to be, as the engine asks for it: everything resolved but what only the rootfs can
 //! tell (users, groups, the program on `PATH`), which is looked up inside the container.
 
+pub use hostd_sys::idmap::{Extent, IdMap};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -49,6 +50,12 @@ pub struct ContainerSpec {
     pub seccomp: Seccomp,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privileges: bool,
+    /// AppArmor profile of its processes; `None` leaves them what hostd has.
+    #[serde(default)]
+    pub apparmor: Option<String>,
+    /// Let it write to its own cgroup where it sees no other.
+    #[serde(default)]
+    pub writable_cgroups: bool,
     /// `None` means the default list.
     pub masked_paths: Option<Vec<String>>,
     /// `None` means the default list.
@@ -67,6 +74,9 @@ pub struct ContainerSpec {
     pub oom_score_adj: Option<i32>,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: u64,
+    /// No `/dev/shm` at all.
+    #[serde(default)]
+    pub no_shm: bool,
     /// Run our own init as process 1, which forwards signals and reaps.
     pub init: bool,
     /// Where the shim writes what the process prints.

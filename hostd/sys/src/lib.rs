@@ -6,5 +6,6 @@
 
 pub mod bpf;
 pub mod fork;
+pub mod idmap;
 pub mod mount;
 pub mod process;

@@ -3,11 +3,14 @@
 mod limits;
 mod merge;
 mod mounts;
+mod namespaces;
 mod options;
+mod security;
 
-pub(crate) use options::{
-    LogSetup, SecurityOptions, is_host, parse_extra_host, security_options, target_container,
-};
+pub(crate) use namespaces::{is_host, is_shareable, target_container};
+pub(crate) use options::{LogSetup, parse_extra_host};
+pub use security::{SeccompProfile, SecurityDefaults};
+pub(crate) use security::{SecurityOptions, security_options};
 
 use crate::container::Container;
 use crate::error::{EngineError, ErrorKind, Result, io, joined};
@@ -54,7 +57,7 @@ impl Engine {
         let mut host = request.host;
         let config = merge::merge(request.config, &image.config)?;
         let args = merge::args(&config)?;
-        let warnings = options::check(&config, &mut host, &self.machine())?;
+        let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;
         self.check_targets(&mut host)?;
         options::check_mac(request.mac_address.as_deref(), &host)?;
         let planned = mounts::plan(&config, &host)?;
@@ -122,9 +125,11 @@ impl Engine {
 
     /// Resolves the containers whose namespaces are to be shared, so that a rename cannot change the meaning.
     fn check_targets(&self, host: &mut HostConfig) -> Result<()> {
-        for mode in [&mut host.network_mode, &mut host.pid_mode] {
+        for mode in [&mut host.network_mode, &mut host.pid_mode, &mut host.ipc_mode] {
             if let Some(name) = target_container(mode) {
-                *mode = format!("container:{}", self.container(name)?.id);
+                // Not `NotFound`: of a create, clients take that for a missing image, and pull it.
+                let target = self.container(name).map_err(|error| EngineError::invalid(error.message))?;
+                *mode = format!("container:{}", target.id);
             }
         }
         Ok(())

@@ -1,19 +1,18 @@
 //! The options of a container: defaults filled in, contradictions and what is not supported refused.
 
-use super::limits;
+use super::namespaces::target_container;
+use super::{limits, namespaces, security};
 use crate::error::{EngineError, Result};
 use crate::info::Machine;
 use crate::model::{ContainerConfig, HostConfig, RestartPolicy};
-use crate::signals;
-use hostd_runtime::capabilities::CapSet;
-use hostd_runtime::spec::Seccomp;
+use crate::{Defaults, signals};
 use std::collections::BTreeMap;
 
-fn refuse<T>(message: impl Into<String>) -> Result<T> {
+pub(super) fn refuse<T>(message: impl Into<String>) -> Result<T> {
     Err(EngineError::invalid(message))
 }
 
-fn unsupported<T>(field: &str, value: &str) -> Result<T> {
+pub(super) fn unsupported<T>(field: &str, value: &str) -> Result<T> {
     Err(EngineError::unsupported(format!("{field} {value:?} is not supported by this engine")))
 }
 
@@ -22,12 +21,13 @@ pub(super) fn check(
     config: &ContainerConfig,
     host: &mut HostConfig,
     machine: &Machine,
+    defaults: &Defaults,
 ) -> Result<Vec<String>> {
     check_config(config)?;
-    fill_in(host, machine);
+    fill_in(host, machine, defaults);
     check_network(config, host)?;
-    check_namespaces(config, host)?;
-    check_security(host)?;
+    namespaces::check(config, host, defaults.id_map.is_some())?;
+    security::check(host, &defaults.security)?;
     check_sysctls(host)?;
     check_ulimits(host)?;
     check_devices(host)?;
@@ -77,17 +77,18 @@ fn check_config(config: &ContainerConfig) -> Result<()> {
 }
 
 /// What Docker's inspect shows where the client gave nothing.
-fn fill_in(host: &mut HostConfig, machine: &Machine) {
+fn fill_in(host: &mut HostConfig, machine: &Machine, defaults: &Defaults) {
     if matches!(host.network_mode.as_str(), "" | "default") {
         "bridge".clone_into(&mut host.network_mode);
     }
     if host.ipc_mode.is_empty() {
-        "private".clone_into(&mut host.ipc_mode);
+        host.ipc_mode.clone_from(&defaults.ipc_mode);
     }
     if host.cgroupns_mode.is_empty() {
         // As Docker: a privileged container on cgroup v1 is expected to see the host's tree.
         let shared = host.privileged && machine.cgroup_version == 1;
-        if shared { "host" } else { "private" }.clone_into(&mut host.cgroupns_mode);
+        let mode = if shared { "host" } else { &defaults.cgroupns_mode };
+        mode.clone_into(&mut host.cgroupns_mode);
     }
     if host.log_driver.is_empty() {
         "json-file".clone_into(&mut host.log_driver);
@@ -103,16 +104,6 @@ fn fill_in(host: &mut HostConfig, machine: &Machine) {
     if resources.memory_swappiness == Some(-1) {
         resources.memory_swappiness = None;
     }
-}
-
-/// The container that `container:<name>` names.
-pub(crate) fn target_container(mode: &str) -> Option<&str> {
-    mode.strip_prefix("container:")
-}
-
-/// Whether the namespace is the host's.
-pub(crate) fn is_host(mode: &str) -> bool {
-    mode == "host"
 }
 
 fn check_network(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
@@ -178,75 +169,6 @@ pub(super) fn check_mac(mac: Option<&str>, host: &HostConfig) -> Result<()> {
     } else {
         refuse("conflicting options: mac-address and the network mode")
     }
-}
-
-fn check_namespaces(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
-    match host.ipc_mode.as_str() {
-        "private" | "shareable" | "host" => {}
-        other if other == "none" || other.starts_with("container:") => {
-            return unsupported("HostConfig.IpcMode", other);
-        }
-        other => return refuse(format!("invalid IPC mode: {other}")),
-    }
-    match host.pid_mode.as_str() {
-        "" | "private" | "host" => {}
-        mode if target_container(mode).is_some_and(|target| !target.is_empty()) => {}
-        other => return refuse(format!("invalid PID mode: {other}")),
-    }
-    match host.uts_mode.as_str() {
-        "" | "private" => {}
-        "host" if !config.hostname.is_empty() => {
-            return refuse("conflicting options: hostname and the UTS mode");
-        }
-        "host" => {}
-        other => return refuse(format!("invalid UTS mode: {other}")),
-    }
-    match host.cgroupns_mode.as_str() {
-        "private" | "host" => Ok(()),
-        other => refuse(format!("invalid cgroup namespace mode: {other}")),
-    }
-}
-
-fn check_security(host: &HostConfig) -> Result<()> {
-    CapSet::for_container(host.privileged, &host.cap_add, &host.cap_drop)
-        .map_err(|message| EngineError::invalid(message.replace('"', "")))?;
-    security_options(host).map(drop)
-}
-
-/// What `--security-opt` asks for.
-#[derive(Debug, PartialEq)]
-pub(crate) struct SecurityOptions {
-    pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp: Seccomp,
-}
-
-/// Reads `HostConfig.SecurityOpt`.
-pub(crate) fn security_options(host: &HostConfig) -> Result<SecurityOptions> {
-    let mut options = SecurityOptions { no_new_privileges: false, seccomp: Seccomp::Default };
-    for option in &host.security_opt {
-        if option == "no-new-privileges" {
-            options.no_new_privileges = true;
-            continue;
-        }
-        let invalid = || EngineError::invalid(format!("invalid --security-opt 1: {option:?}"));
-        // The colon is the older spelling.
-        let (key, value) = option.split_once('=').or_else(|| option.split_once(':')).ok_or_else(invalid)?;
-        match (key, value) {
-            ("no-new-privileges", "true" | "false") => options.no_new_privileges = value == "true",
-            ("seccomp", "unconfined") => options.seccomp = Seccomp::Unconfined,
-            ("seccomp", "builtin" | "default") => options.seccomp = Seccomp::Default,
-            ("seccomp", profile) => {
-                serde_json::from_str::<serde_json::Value>(profile)
-                    .map_err(|e| EngineError::invalid("Decoding seccomp profile failed").caused_by(e))?;
-                options.seccomp = Seccomp::Profile(profile.to_owned());
-            }
-            // Without AppArmor and SELinux there is nothing to switch off.
-            ("apparmor", "unconfined") | ("label", "disable") => {}
-            ("apparmor" | "label", _) => return unsupported("HostConfig.SecurityOpt", option),
-            _ => return Err(EngineError::invalid(format!("invalid --security-opt 2: {option:?}"))),
-        }
-    }
-    Ok(options)
 }
 
 fn check_sysctls(host: &HostConfig) -> Result<()> {
@@ -430,23 +352,6 @@ mod tests {
     }
 
     #[test]
-    fn security_options_are_read_or_refused() {
-        let read = |list: &[&str]| {
-            security_options(&HostConfig {
-                security_opt: list.iter().map(|s| (*s).to_owned()).collect(),
-                ..HostConfig::default()
-            })
-        };
-        assert!(read(&["no-new-privileges"]).unwrap().no_new_privileges);
-        assert!(!read(&["no-new-privileges:true", "no-new-privileges=false"]).unwrap().no_new_privileges);
-        assert_eq!(read(&["seccomp:unconfined"]).unwrap().seccomp, Seccomp::Unconfined);
-        assert_eq!(read(&["seccomp={}"]).unwrap().seccomp, Seccomp::Profile("{}".to_owned()));
-        for bad in ["seccomp={", "apparmor=mine", "label=user:x", "colour=red", "seccomp"] {
-            assert!(read(&[bad]).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn sysctls_must_belong_to_a_namespace_of_the_container() {
         let check = |key: &str, network: &str| {
             check_sysctls(&HostConfig {
@@ -474,7 +379,10 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let check = |config: ContainerConfig, mut host: HostConfig| {
-            check(&config, &mut host, &Machine::everything(2)).map(drop).unwrap_err().message
+            check(&config, &mut host, &Machine::everything(2), &Defaults::default())
+                .map(drop)
+                .unwrap_err()
+                .message
         };
         let (config, host) = (ContainerConfig::default, HostConfig::default);
         let always = HostConfig { auto_remove: true, restart_policy: RestartPolicy::Always, ..host() };
@@ -488,8 +396,6 @@ mod tests {
         assert_eq!(check(config(), backend), "network backend not found");
         let named = ContainerConfig { hostname: "-x".to_owned(), ..config() };
         assert_eq!(check(named, host()), "invalid hostname: -x");
-        let ipc = HostConfig { ipc_mode: "none".to_owned(), ..host() };
-        assert!(check(config(), ipc).contains("HostConfig.IpcMode"));
         let ulimit = HostConfig { ulimits: vec![("nofile".to_owned(), 5, 3)], ..host() };
         assert_eq!(
             check(config(), ulimit),

@@ -14,15 +14,17 @@ pub(crate) mod attributes;
 pub(crate) mod devices;
 pub(crate) mod identity;
 pub(crate) mod mounts;
+pub(crate) mod procfs;
 pub(crate) mod program;
 pub(crate) mod rootfs;
 
 use crate::Kernel;
 use crate::capabilities::CapSet;
 use crate::cgroup::CgroupMount;
-use crate::spec::{ContainerSpec, ExecSpec, NsMode, TtySize};
+use crate::spec::{ContainerSpec, ExecSpec, NsMode, TtySize, Ulimit};
 use crate::wire::{self, Attempt, Doing, Failure};
 use nix::sched::CloneFlags;
+use procfs::{Procfs, Profile};
 use program::{Privileges, Program};
 use rootfs::Root;
 use rustix::fs::{Mode, OFlags};
@@ -83,6 +85,8 @@ pub(crate) enum Never {}
 fn build(setup: Setup<'_>) -> Attempt<Never> {
     let Setup { spec, privileges, kernel, netns, join, cgroup, stdio, sync, proof } = setup;
     rustix::process::setsid().doing(|| "start a session".into())?;
+    let proc = Procfs::open()?;
+    let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;
     enter_namespaces(spec, netns, join)?;
     let nodes = devices::gather(spec)?;
     let binds = mounts::open_sources(spec)?;
@@ -98,24 +102,25 @@ fn build(setup: Setup<'_>) -> Attempt<Never> {
     mounts::cgroups(&root, spec, &cgroup)?;
     mounts::bind_sources(&root, spec, binds)?;
     let (stdio, master) = open_stdio(&root, stdio, true)?;
-    mounts::sysctls(&root, spec)?;
-    program::oom_score(&root, spec.oom_score_adj.unwrap_or(0))?;
+    mounts::sysctls(&proc, spec)?;
+    program::oom_score(&proc, spec.oom_score_adj.unwrap_or(0))?;
     mounts::protect(&root, spec)?;
     program::ulimits(&spec.ulimits)?;
     let user = identity::resolve(&root, &spec.user, &spec.group_add)?;
     stdio.belong_to(&user);
     mounts::working_directory(&root, &spec.cwd)?;
     let program = Program::prepare(&spec.args, &spec.env, &user.home)?;
-    drop(root);
-    privileges.take(&user, &spec.cwd)?;
+    drop((root, proc));
+    privileges.take(&user, &spec.cwd, profile.as_ref())?;
     let program = program.look_up()?;
     let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
     wire::send_fds(sync.as_fd(), &[READY], &fds).doing(|| "tell the shim".into())?;
     drop(master);
     expect(&sync, START)?;
     if spec.init {
-        program::become_init(proof, &sync)?;
+        program::become_init(proof, profile.as_ref())?;
     }
+    drop(profile);
     stdio.install(spec.init)?;
     program.exec(&privileges)
 }
@@ -129,6 +134,10 @@ pub(crate) struct ExecSetup<'a> {
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
+    /// The container's.
+    pub(crate) oom_score_adj: i32,
+    /// The container's.
+    pub(crate) ulimits: &'a [Ulimit],
 }
 
 /// Enters the container and execs there.
@@ -141,9 +150,11 @@ pub(crate) fn run_exec(setup: ExecSetup<'_>) -> ! {
 }
 
 fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
-    let ExecSetup { spec, privileges, init, stdio, sync } = setup;
+    let ExecSetup { spec, privileges, init, stdio, sync, oom_score_adj, ulimits } = setup;
     expect(&sync, GO)?;
     rustix::process::setsid().doing(|| "start a session".into())?;
+    let proc = Procfs::open()?;
+    let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;
     let all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -153,13 +164,15 @@ fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
         .doing(|| "enter the container's namespaces".into())?;
     let root = Root::current()?;
     let (stdio, master) = open_stdio(&root, stdio, false)?;
-    program::oom_score(&root, 0)?;
+    program::oom_score(&proc, oom_score_adj)?;
+    program::ulimits(ulimits)?;
     let user = identity::resolve(&root, &spec.user, &[])?;
     stdio.belong_to(&user);
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     let program = Program::prepare(&spec.args, &spec.env, &user.home)?;
-    drop(root);
-    privileges.take(&user, cwd)?;
+    drop((root, proc));
+    privileges.take(&user, cwd, profile.as_ref())?;
+    drop(profile);
     let program = program.look_up()?;
     let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
     wire::send_fds(sync.as_fd(), &[READY], &fds).doing(|| "tell the shim".into())?;
@@ -230,7 +243,7 @@ fn open_stdio(root: &Root, stdio: Stdio, console: bool) -> Attempt<(OpenStdio, O
         resize(master.as_fd(), size).doing(|| "set the terminal's size".into())?;
     }
     if console {
-        mounts::console(root, &pts, &master)?;
+        mounts::console(root, &slave)?;
     }
     Ok((OpenStdio { fds: vec![slave], terminal: true }, Some(master)))
 }

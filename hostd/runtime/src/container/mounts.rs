@@ -4,12 +4,15 @@
 //! Every mount is made detached and put on a descriptor, so that no path is resolved twice.
 
 use super::devices::NULL;
-use super::rootfs::{self, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, move_to, must_be, normal};
+use super::procfs::Procfs;
+use super::rootfs::{
+    self, DEVPTS_MAGIC, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, move_to, must_be, normal,
+};
 use crate::cgroup::CgroupMount;
 use crate::spec::{ContainerSpec, Mount, MountKind, NsMode};
 use crate::wire::{Attempt, Doing, Failure};
 use hostd_sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -45,22 +48,26 @@ pub(crate) fn standard(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
     if !replaced(spec, "/proc") {
         // The kernel refuses a directory that is a link; nothing below may be mounted elsewhere by one.
         own_directory(root, "proc")?;
-        root.attach_own(&filesystem("proc", &[("source", "proc")], quiet)?, "/proc")?;
+        root.attach_own(&filesystem("proc", &[("source", "proc")], quiet)?, "/proc", Make::Dir)?;
     }
     if !replaced(spec, "/dev") {
         own_directory(root, "dev")?;
         let options = [("source", "tmpfs"), ("mode", "755"), ("size", "65536k")];
-        root.attach_own(&filesystem("tmpfs", &options, NOSUID)?, "/dev")?;
+        root.attach_own(&filesystem("tmpfs", &options, NOSUID)?, "/dev", Make::Dir)?;
         links(root)?;
     }
     if !replaced(spec, "/dev/pts") {
         let options =
             [("source", "devpts"), ("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-        root.attach_own(&filesystem("devpts", &options, NOSUID | NOEXEC)?, "/dev/pts")?;
+        root.attach_own(&filesystem("devpts", &options, NOSUID | NOEXEC)?, "/dev/pts", Make::Dir)?;
     }
     if !replaced(spec, "/sys") {
         own_directory(root, "sys")?;
-        root.attach_own(&filesystem("sysfs", &[("source", "sysfs")], quiet | writable_sys)?, "/sys")?;
+        root.attach_own(
+            &filesystem("sysfs", &[("source", "sysfs")], quiet | writable_sys)?,
+            "/sys",
+            Make::Dir,
+        )?;
     }
     shared_memory(root, spec, quiet)
 }
@@ -100,19 +107,19 @@ pub(crate) fn cgroups(root: &Root, spec: &ContainerSpec, cgroup: &CgroupMount) -
     if replaced(spec, path) || replaced(spec, "/sys") {
         return Ok(());
     }
-    let attrs = NOSUID | NODEV | NOEXEC | if spec.privileged { 0 } else { RDONLY };
+    let attrs = NOSUID | NODEV | NOEXEC | if spec.privileged || spec.writable_cgroups { 0 } else { RDONLY };
     let hierarchies = match cgroup {
         CgroupMount::V2 => {
-            return root.attach_own(&filesystem("cgroup2", &[("source", "cgroup")], attrs)?, path);
+            return root.attach_own(&filesystem("cgroup2", &[("source", "cgroup")], attrs)?, path, Make::Dir);
         }
         CgroupMount::V1(hierarchies) => hierarchies,
     };
     let top = filesystem("tmpfs", &[("source", "tmpfs"), ("mode", "755")], attrs & !RDONLY)?;
-    root.attach_own(&top, path)?;
+    root.attach_own(&top, path, Make::Dir)?;
     for (name, options) in hierarchies {
         let mut all = vec![("source", "cgroup")];
         all.extend(options.split(',').map(|option| option.split_once('=').unwrap_or((option, ""))));
-        root.attach_own(&filesystem("cgroup", &all, attrs)?, &format!("{path}/{name}"))?;
+        root.attach_own(&filesystem("cgroup", &all, attrs)?, &format!("{path}/{name}"), Make::Dir)?;
         if name.contains(',') {
             for part in name.split(',') {
                 rustix::fs::symlinkat(name.as_str(), &top, part).doing(|| format!("make {path}/{part}"))?;
@@ -126,15 +133,15 @@ pub(crate) fn cgroups(root: &Root, spec: &ContainerSpec, cgroup: &CgroupMount) -
 /// `/dev/shm` and `/dev/mqueue`: those of the IPC namespace that the container is in.
 fn shared_memory(root: &Root, spec: &ContainerSpec, quiet: u64) -> Attempt<()> {
     if !replaced(spec, "/dev/mqueue") {
-        root.attach_own(&filesystem("mqueue", &[("source", "mqueue")], quiet)?, "/dev/mqueue")?;
+        root.attach_own(&filesystem("mqueue", &[("source", "mqueue")], quiet)?, "/dev/mqueue", Make::Dir)?;
     }
-    if !replaced(spec, "/dev/shm") && spec.namespaces.ipc == NsMode::Private {
+    if !replaced(spec, "/dev/shm") && spec.namespaces.ipc == NsMode::Private && !spec.no_shm {
         let size = spec.shm_size.to_string();
         let mut options = vec![("source", "shm"), ("mode", "1777")];
         if spec.shm_size > 0 {
             options.push(("size", &size));
         }
-        root.attach_own(&filesystem("tmpfs", &options, quiet)?, "/dev/shm")?;
+        root.attach_own(&filesystem("tmpfs", &options, quiet)?, "/dev/shm", Make::Dir)?;
     }
     Ok(())
 }
@@ -261,13 +268,7 @@ pub(crate) fn bind_sources(root: &Root, spec: &ContainerSpec, sources: Sources) 
             return Err(Failure::new(format!("invalid mount destination {path:?}: it is the root")));
         }
         let place = root.place(path, make)?;
-        // A link in a volume could lead there, and what is read in /proc is trusted.
-        if parts[0] != "proc" || parts.len() > 1 {
-            let inside_proc = must_be(&place, PROC_MAGIC).is_ok();
-            if inside_proc && !spec.privileged {
-                return Err(Failure::new(format!("{path:?} cannot be mounted because it is inside /proc")));
-            }
-        }
+        check_proc(spec, path, &parts, &place, &fd)?;
         move_to(&fd, &place).doing(|| {
             format!("mount on {path} (are you trying to mount a directory onto a file, or vice-versa?)")
         })?;
@@ -280,26 +281,41 @@ pub(crate) fn bind_sources(root: &Root, spec: &ContainerSpec, sources: Sources) 
     Ok(())
 }
 
-/// The terminal as `/dev/console`.
-pub(crate) fn console(root: &Root, pts: &OwnedFd, master: &OwnedFd) -> Attempt<()> {
+/// What programs read in `/proc` they trust: only another procfs may stand in its place (CVE-2019-16884), and nothing
+/// inside it, where a link in a volume could lead too.
+fn check_proc(
+    spec: &ContainerSpec,
+    path: &str,
+    parts: &[&str],
+    place: &OwnedFd,
+    source: &OwnedFd,
+) -> Attempt<()> {
+    if parts == ["proc"] {
+        return match must_be(source, PROC_MAGIC) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Failure::new(format!("{path:?} cannot be mounted because it is not of type proc"))),
+        };
+    }
+    if must_be(place, PROC_MAGIC).is_ok() && !spec.privileged {
+        return Err(Failure::new(format!("{path:?} cannot be mounted because it is inside /proc")));
+    }
+    Ok(())
+}
+
+/// The terminal as `/dev/console`: by its descriptor, since a name in `/dev/pts` could have become something else
+/// meanwhile, and on no link, which could lead to what is to be masked (CVE-2025-52565).
+pub(crate) fn console(root: &Root, slave: &OwnedFd) -> Attempt<()> {
     let doing = || "set up /dev/console".to_owned();
-    let name = rustix::pty::ptsname(master, Vec::new()).doing(doing)?;
-    let number = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
-    let slave = clone_tree(pts, Path::new(&number), false).doing(doing)?;
-    root.attach(&slave, "/dev/console", Make::File)
+    must_be(slave, DEVPTS_MAGIC).doing(doing)?;
+    let terminal = clone_tree(slave, Path::new(""), false).doing(doing)?;
+    root.attach_own(&terminal, "/dev/console", Make::File)
 }
 
 /// Sets the kernel parameters of the container's namespaces.
-pub(crate) fn sysctls(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
-    if spec.sysctls.is_empty() {
-        return Ok(());
-    }
-    let doing = || "open /proc/sys".to_owned();
-    let proc = root.open("/proc", OFlags::PATH | OFlags::DIRECTORY).doing(doing)?;
-    must_be(&proc, PROC_MAGIC).doing(doing)?;
+pub(crate) fn sysctls(proc: &Procfs, spec: &ContainerSpec) -> Attempt<()> {
     for (name, value) in &spec.sysctls {
         let path = format!("sys/{}", sysctl_path(name));
-        write_in_proc(&proc, &path, value).doing(|| format!("set sysctl {name} to {value:?}"))?;
+        proc.write(&path, value).doing(|| format!("set sysctl {name} to {value:?}"))?;
     }
     Ok(())
 }
@@ -317,14 +333,6 @@ fn sysctl_path(name: &str) -> String {
             .collect(),
         _ => name.to_owned(),
     }
-}
-
-/// Writes to a file of a genuine procfs, on which no link and no mount leads away.
-pub(crate) fn write_in_proc(proc: &OwnedFd, path: &str, value: &str) -> rustix::io::Result<()> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let file = rustix::fs::openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
-    rustix::io::write(&file, value.as_bytes())?;
-    Ok(())
 }
 
 /// Masks, read-only paths and the read-only root.

@@ -2,18 +2,16 @@
 
 use super::Never;
 use super::identity::User;
-use super::mounts::write_in_proc;
-use super::rootfs::{PROC_MAGIC, Root, must_be};
+use super::procfs::{Procfs, Profile};
 use crate::capabilities::CapSet;
 use crate::spec::Ulimit;
 use crate::wire::{Attempt, Doing, Failure};
 use hostd_sys::fork::{Cloned, SingleThreaded};
-use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
 
 /// Where programs are looked for when the environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,11 +23,13 @@ pub(crate) struct Privileges<'a> {
     pub(crate) no_new_privileges: bool,
     /// Compiled system call filter; empty for none.
     pub(crate) seccomp: &'a [u8],
+    /// AppArmor profile.
+    pub(crate) apparmor: Option<&'a str>,
 }
 
 impl Privileges<'_> {
     /// Becomes the user, with the container's capabilities and what loading the filter needs.
-    pub(crate) fn take(&self, user: &User, cwd: &str) -> Attempt<()> {
+    pub(crate) fn take(&self, user: &User, cwd: &str, profile: Option<&Profile>) -> Attempt<()> {
         let doing = || "drop capabilities".to_owned();
         for bit in 0..63 {
             let one = CapabilitySet::from_bits_retain(1 << bit);
@@ -54,6 +54,8 @@ impl Privileges<'_> {
         let admin = CapabilitySet::SYS_ADMIN.bits();
         let own = rustix::thread::capabilities(None).doing(doing)?.permitted.bits();
         set_caps(CapSet((self.caps.0 | admin) & own)).doing(doing)?;
+        // Under no_new_privs a profile could only be given up for a stricter one.
+        profile.map_or(Ok(()), Profile::take_at_exec)?;
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).doing(|| "set no_new_privs".into())?;
         }
@@ -103,12 +105,9 @@ fn change_directory(cwd: &str) -> Attempt<()> {
 }
 
 /// Sets the process's badness for the OOM killer.
-pub(crate) fn oom_score(root: &Root, score: i32) -> Attempt<()> {
-    let doing = || format!("set oom_score_adj to {score}");
-    let proc = root.open("/proc", OFlags::PATH | OFlags::DIRECTORY).doing(doing)?;
-    must_be(&proc, PROC_MAGIC).doing(doing)?;
+pub(crate) fn oom_score(proc: &Procfs, score: i32) -> Attempt<()> {
     // NO_MAGICLINKS lets /proc/self pass: it is an ordinary link.
-    write_in_proc(&proc, "self/oom_score_adj", &score.to_string()).doing(doing)
+    proc.write("self/oom_score_adj", &score.to_string()).doing(|| format!("set oom_score_adj to {score}"))
 }
 
 /// Sets the resource limits.
@@ -253,7 +252,7 @@ fn words(error: Errno) -> &'static str {
 
 /// Forks: the child goes on to the program, and process 1 stays behind as init, which forwards signals,
 /// reaps, and ends as the program did.
-pub(crate) fn become_init(proof: SingleThreaded, sync: &OwnedFd) -> Attempt<()> {
+pub(crate) fn become_init(proof: SingleThreaded, profile: Option<&Profile>) -> Attempt<()> {
     use nix::sys::signal::SigSet;
     let all = SigSet::all();
     all.thread_block().doing(|| "block signals".into())?;
@@ -261,7 +260,10 @@ pub(crate) fn become_init(proof: SingleThreaded, sync: &OwnedFd) -> Attempt<()> 
         Cloned::Child => return Ok(()),
         Cloned::Parent { pid, .. } => pid,
     };
-    let _ = sync;
+    // It executes nothing, at which it could change. What goes wrong here nobody hears any more.
+    if profile.is_some_and(|profile| profile.take_now().is_err()) {
+        hostd_sys::fork::exit_now(1);
+    }
     // Above all the shim's socket, whose end of file tells that the program runs.
     if hostd_sys::fork::close_inherited(3).is_err() {
         hostd_sys::fork::exit_now(1);

@@ -64,7 +64,11 @@ impl Root {
 
     /// Opens `path`; symbolic links are followed inside the root alone, and /proc's magic ones not at all.
     pub(crate) fn open(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        self.open_with(path, flags, ResolveFlags::empty())
+    }
+
+    fn open_with(&self, path: &str, flags: OFlags, more: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
         // EAGAIN: a rename elsewhere raced with "..".
         loop {
             match rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -106,17 +110,12 @@ impl Root {
         Ok(parent)
     }
 
-    /// Attaches a detached mount at `path`.
-    pub(crate) fn attach(&self, mount: &OwnedFd, path: &str, make: Make) -> Attempt<()> {
-        let place = self.place(path, make)?;
-        move_to(mount, &place).doing(|| format!("mount on {path}"))
-    }
-
-    /// Attaches a new file system of ours at directory `path`, which must not be a link there: else what is
-    /// written to it later would go elsewhere.
-    pub(crate) fn attach_own(&self, mount: &OwnedFd, path: &str) -> Attempt<()> {
-        let place = self.place(path, Make::Dir)?;
-        move_to(mount, &place).doing(|| format!("mount on {path}"))
+    /// Attaches a mount of ours at `path`, on the way to which there must be no link: else what is written to it
+    /// later would go elsewhere, or it would stand in the place of something else.
+    pub(crate) fn attach_own(&self, mount: &OwnedFd, path: &str, make: Make) -> Attempt<()> {
+        self.place(path, make)?;
+        let place = self.open_with(path, OFlags::PATH, ResolveFlags::NO_SYMLINKS);
+        move_to(mount, &place.doing(|| format!("open {path}"))?).doing(|| format!("mount on {path}"))
     }
 }
 

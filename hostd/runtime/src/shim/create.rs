@@ -34,8 +34,14 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
         .apply(&spec.resources, spec.privileged, &spec.devices)
         .map_err(|e| Failure::new(chain(&e)))
         .and_then(|()| {
-            let privileged =
-                Privileged { caps: CapSet(caps), no_new_privileges: spec.no_new_privileges, seccomp };
+            let privileged = Privileged {
+                caps: CapSet(caps),
+                no_new_privileges: spec.no_new_privileges,
+                seccomp,
+                apparmor: spec.apparmor.clone(),
+                oom_score_adj: spec.oom_score_adj.unwrap_or(0),
+                ulimits: spec.ulimits.clone(),
+            };
             first_process(spec, privileged, kernel, &cgroup, listener)
         });
     if made.is_err() {
@@ -123,12 +129,21 @@ pub(super) fn exec(spec: &ExecSpec, attach: Option<Streams>, shim: &Shim) -> Att
     privileges.caps = container::exec_caps(privileges.caps, spec.privileged);
     if spec.privileged {
         privileges.seccomp = &[];
+        privileges.apparmor = privileges.apparmor.map(|_| "unconfined");
     }
     let init = shim.container.pidfd.as_fd();
     // The new process is then a child of ours inside the container's pid namespace, with none in between.
     rustix::thread::move_into_thread_name_spaces(init, rustix::thread::ThreadNameSpaceType::PROCESS_ID)
         .doing(|| "enter the container's pid namespace".into())?;
-    let setup = ExecSetup { spec, privileges, init, stdio, sync: theirs };
+    let setup = ExecSetup {
+        spec,
+        privileges,
+        init,
+        stdio,
+        sync: theirs,
+        oom_score_adj: shim.privileged.oom_score_adj,
+        ulimits: &shim.privileged.ulimits,
+    };
     let dir = shim.cgroup.dir_fd();
     let cloned =
         clone_process(shim.proof, 0, dir.as_ref().map(AsFd::as_fd)).doing(|| "clone a process".into())?;
@@ -303,6 +318,11 @@ fn foreign_namespaces(spec: &ContainerSpec) -> Attempt<Vec<(LinkNameSpaceType, O
 
 impl Privileged {
     pub(super) fn borrow(&self) -> Privileges<'_> {
-        Privileges { caps: self.caps, no_new_privileges: self.no_new_privileges, seccomp: &self.seccomp }
+        Privileges {
+            caps: self.caps,
+            no_new_privileges: self.no_new_privileges,
+            seccomp: &self.seccomp,
+            apparmor: self.apparmor.as_deref(),
+        }
     }
 }

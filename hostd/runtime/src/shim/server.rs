@@ -6,7 +6,7 @@ use crate::Streams;
 use crate::capabilities::CapSet;
 use crate::cgroup::Cgroup;
 use crate::container::{START, program, resize};
-use crate::spec::{NsMode, TtySize};
+use crate::spec::{NsMode, TtySize, Ulimit};
 use crate::wire::{self, Attempt, Doing, ExitRecord, Failure, Reply, Request};
 use hostd_sys::fork::SingleThreaded;
 use nix::sys::signal::{SigSet, Signal};
@@ -33,6 +33,9 @@ pub(super) struct Privileged {
     pub(super) caps: CapSet,
     pub(super) no_new_privileges: bool,
     pub(super) seccomp: Vec<u8>,
+    pub(super) apparmor: Option<String>,
+    pub(super) oom_score_adj: i32,
+    pub(super) ulimits: Vec<Ulimit>,
 }
 
 /// A process of the container that the shim started.
