@@ -226,7 +226,7 @@ impl Runtime {
     }
 
     /// Removes what is left of an exited or never started container (kills it and its shim if there are any):
-    /// bundle, cgroup, shim. Succeeds when there is nothing.
+    /// bundle, cgroup, shim. Succeeds when there is nothing. The mounts of one that has just ended go a moment later.
     ///
     /// # Errors
     /// When something resists; the rest is removed all the same.

@@ -72,6 +72,27 @@ pub enum CgroupMount {
     V1(Vec<(String, String)>),
 }
 
+/// A cgroup's files that take processes in.
+#[derive(Debug)]
+pub struct Door(Vec<(PathBuf, fs::File)>);
+
+impl Door {
+    /// Moves the calling process, which has a single thread, into the cgroup.
+    ///
+    /// A thread that moves itself is the one move for which the kernel need not hold all forks and exits of the machine
+    /// back. Moving another process by `cgroup.procs` takes a grace period of RCU where nobody has done it lately:
+    /// 8 to 12 ms of a start's 40 and of an exec's 15, measured.
+    ///
+    /// # Errors
+    /// The cgroup is gone, or takes no process.
+    pub fn enter(self) -> Result<()> {
+        self.0.into_iter().try_for_each(|(path, mut file)| {
+            let written = io::Write::write_all(&mut file, b"0");
+            written.map_err(|source| CgroupError::File { what: "write", path, source })
+        })
+    }
+}
+
 /// The hierarchies of this host.
 #[derive(Debug)]
 enum Layout {
@@ -195,12 +216,23 @@ impl Cgroup {
         }
     }
 
-    /// Moves a process into it.
+    /// Opens the way in for a process that is to enter by itself, while the host's hierarchies are in its reach.
     ///
     /// # Errors
-    /// The process is gone, or the cgroup.
-    pub fn add(&self, pid: i32) -> Result<()> {
-        self.dirs()?.iter().try_for_each(|dir| files::write(&dir.join("cgroup.procs"), &pid.to_string()))
+    /// The cgroup is gone.
+    pub fn door(&self) -> Result<Door> {
+        let file = match layout()? {
+            Layout::V1(_) => "tasks",
+            Layout::V2(_) => "cgroup.procs",
+        };
+        let open = |dir: PathBuf| {
+            let path = dir.join(file);
+            match fs::OpenOptions::new().write(true).open(&path) {
+                Ok(file) => Ok((path, file)),
+                Err(source) => Err(CgroupError::File { what: "open", path, source }),
+            }
+        };
+        Ok(Door(self.dirs()?.into_iter().map(open).collect::<Result<_>>()?))
     }
 
     /// The directory, for `CLONE_INTO_CGROUP`: v2 only, as v1 has one per hierarchy.
@@ -342,7 +374,9 @@ mod tests {
         };
         cgroup.apply(&resources, false, &[]).unwrap();
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        cgroup.add(child.id() as i32).unwrap();
+        for dir in cgroup.dirs().unwrap() {
+            files::write(&dir.join("cgroup.procs"), &child.id().to_string()).unwrap();
+        }
         assert_eq!(cgroup.pids(), [child.id() as i32]);
         cgroup.freeze().unwrap();
         cgroup

@@ -20,7 +20,7 @@ pub(crate) mod rootfs;
 
 use crate::Kernel;
 use crate::capabilities::CapSet;
-use crate::cgroup::CgroupMount;
+use crate::cgroup::{Cgroup, CgroupMount, Door};
 use crate::spec::{ContainerSpec, ExecSpec, NsMode, TtySize, Ulimit};
 use crate::wire::{self, Attempt, Doing, Failure};
 use nix::sched::CloneFlags;
@@ -54,6 +54,8 @@ pub(crate) struct Setup<'a> {
     /// IPC and UTS namespaces of other containers.
     pub(crate) join: Vec<(LinkNameSpaceType, OwnedFd)>,
     pub(crate) cgroup: CgroupMount,
+    /// The cgroup to enter, where the clone did not put it there.
+    pub(crate) enters: Option<&'a Cgroup>,
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
     pub(crate) proof: hostd_sys::fork::SingleThreaded,
@@ -83,19 +85,20 @@ fn report(sync: &OwnedFd, result: Attempt<()>) -> ! {
 pub(crate) enum Never {}
 
 fn build(setup: Setup<'_>) -> Attempt<Never> {
-    let Setup { spec, privileges, kernel, netns, join, cgroup, stdio, sync, proof } = setup;
+    let Setup { spec, privileges, kernel, netns, join, cgroup, enters, stdio, sync, proof } = setup;
     rustix::process::setsid().doing(|| "start a session".into())?;
     let proc = Procfs::open()?;
     let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;
     enter_namespaces(spec, netns, join)?;
+    let door = enters.map(door).transpose()?;
     let nodes = devices::gather(spec)?;
     let binds = mounts::open_sources(spec)?;
     let root = rootfs::enter(spec, kernel)?;
     mounts::standard(&root, spec)?;
     devices::make(&root, &nodes)?;
-    // On cgroup v1 moving this process takes the shim some 10 ms, which pass while the mounts are made. The
-    // namespace comes only now, because its root is the cgroup that the process is in.
     expect(&sync, GO)?;
+    enter_cgroup(door)?;
+    // Only now, because the namespace's root is the cgroup that the process is in.
     if spec.namespaces.cgroup == NsMode::Private {
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).doing(|| "make a cgroup namespace".into())?;
     }
@@ -125,6 +128,14 @@ fn build(setup: Setup<'_>) -> Attempt<Never> {
     program.exec(&privileges)
 }
 
+fn door(cgroup: &Cgroup) -> Attempt<Door> {
+    cgroup.door().map_err(|error| Failure::new(wire::chain(&error)))
+}
+
+fn enter_cgroup(door: Option<Door>) -> Attempt<()> {
+    door.map_or(Ok(()), Door::enter).map_err(|error| Failure::new(wire::chain(&error)))
+}
+
 /// What a further process needs besides its spec.
 #[derive(Debug)]
 pub(crate) struct ExecSetup<'a> {
@@ -132,6 +143,8 @@ pub(crate) struct ExecSetup<'a> {
     pub(crate) privileges: Privileges<'a>,
     /// The container's first process.
     pub(crate) init: BorrowedFd<'a>,
+    /// As in [`Setup`].
+    pub(crate) enters: Option<&'a Cgroup>,
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
     /// The container's.
@@ -150,8 +163,9 @@ pub(crate) fn run_exec(setup: ExecSetup<'_>) -> ! {
 }
 
 fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
-    let ExecSetup { spec, privileges, init, stdio, sync, oom_score_adj, ulimits } = setup;
+    let ExecSetup { spec, privileges, init, enters, stdio, sync, oom_score_adj, ulimits } = setup;
     expect(&sync, GO)?;
+    enter_cgroup(enters.map(door).transpose()?)?;
     rustix::process::setsid().doing(|| "start a session".into())?;
     let proc = Procfs::open()?;
     let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;

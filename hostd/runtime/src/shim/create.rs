@@ -1,6 +1,7 @@
 //! Cloning the container's first process, and further ones.
 
 use super::log::JsonLog;
+use super::pins::{LayerLock, Pins};
 use super::server::{Privileged, Shim, Task};
 use super::streams::ProcessStreams;
 use crate::capabilities::CapSet;
@@ -74,11 +75,13 @@ fn first_process(
         pipes(spec.stdin != Stdin::Null, true, true)?
     };
     let join = foreign_namespaces(&spec)?;
+    let layer = LayerLock::take(&spec.rootfs)?;
     let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
         NetNs::Host => None,
         NetNs::Fd(fd) => Some(fd),
     };
     let (sync, theirs) = sync_pair()?;
+    let dir = cgroup.dir_fd();
     let setup = Setup {
         spec: &spec,
         privileges: privileged.borrow(),
@@ -86,11 +89,11 @@ fn first_process(
         netns,
         join,
         cgroup: cgroup.mounts_for_container(),
+        enters: dir.is_none().then_some(cgroup),
         stdio,
         sync: theirs,
         proof,
     };
-    let dir = cgroup.dir_fd();
     let doing = || "clone the container's first process".to_owned();
     let cloned =
         clone_process(proof, container::clone_flags(&spec), dir.as_ref().map(AsFd::as_fd)).doing(doing)?;
@@ -106,14 +109,25 @@ fn first_process(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(setup);
-    let master = settle(cgroup, dir.is_some(), pid, &sync, &pidfd)?;
+    let pins = Pins::hold(pid, layer)?;
+    let master = settle(&sync, &pidfd)?;
     if let Some(master) = master {
         streams = terminal(master, spec.stdin != Stdin::Null)?;
     }
     streams.stdin_once = spec.stdin == Stdin::Once;
     streams.log = log;
     let container = Task::new(spec.id, pid, pidfd, streams);
-    Ok(Shim::new(container, cgroup.clone(), privileged, sync, signals, listener, spec.namespaces.pid, proof))
+    Ok(Shim::new(
+        container,
+        cgroup.clone(),
+        privileged,
+        sync,
+        signals,
+        listener,
+        pins,
+        spec.namespaces.pid,
+        proof,
+    ))
 }
 
 /// Starts a further process in the container, whose first one is `init`.
@@ -135,16 +149,17 @@ pub(super) fn exec(spec: &ExecSpec, attach: Option<Streams>, shim: &Shim) -> Att
     // The new process is then a child of ours inside the container's pid namespace, with none in between.
     rustix::thread::move_into_thread_name_spaces(init, rustix::thread::ThreadNameSpaceType::PROCESS_ID)
         .doing(|| "enter the container's pid namespace".into())?;
+    let dir = shim.cgroup.dir_fd();
     let setup = ExecSetup {
         spec,
         privileges,
         init,
+        enters: dir.is_none().then_some(&shim.cgroup),
         stdio,
         sync: theirs,
         oom_score_adj: shim.privileged.oom_score_adj,
         ulimits: &shim.privileged.ulimits,
     };
-    let dir = shim.cgroup.dir_fd();
     let cloned =
         clone_process(shim.proof, 0, dir.as_ref().map(AsFd::as_fd)).doing(|| "clone a process".into())?;
     let (pid, pidfd) = match cloned {
@@ -157,7 +172,7 @@ pub(super) fn exec(spec: &ExecSpec, attach: Option<Streams>, shim: &Shim) -> Att
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(setup);
-    let master = settle(&shim.cgroup, dir.is_some(), pid, &sync, &pidfd)?;
+    let master = settle(&sync, &pidfd)?;
     if let Some(master) = master {
         streams = terminal(master, spec.stdin)?;
     }
@@ -180,17 +195,9 @@ fn stdio_fds(stdio: &Stdio) -> Vec<BorrowedFd<'_>> {
     }
 }
 
-/// Puts a fresh child in the cgroup, lets it go on and waits until it is built; its terminal's master.
-fn settle(
-    cgroup: &Cgroup,
-    in_cgroup: bool,
-    pid: i32,
-    sync: &OwnedFd,
-    pidfd: &OwnedFd,
-) -> Attempt<Option<OwnedFd>> {
-    let placed = if in_cgroup { Ok(()) } else { cgroup.add(pid).map_err(|e| Failure::new(chain(&e))) };
-    let told = placed
-        .and_then(|()| wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into()));
+/// Lets a fresh child go on and waits until it is built; its terminal's master.
+fn settle(sync: &OwnedFd, pidfd: &OwnedFd) -> Attempt<Option<OwnedFd>> {
+    let told = wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into());
     let built = match told {
         Ok(()) => await_ready(sync),
         Err(error) => {

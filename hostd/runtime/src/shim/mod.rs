@@ -8,6 +8,7 @@
 
 mod create;
 mod log;
+mod pins;
 mod server;
 mod streams;
 

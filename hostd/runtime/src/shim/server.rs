@@ -1,6 +1,7 @@
 //! The shim's loop: one poll(2) over signals, the socket, the clients and the processes' stdio.
 
 use super::create;
+use super::pins::Pins;
 use super::streams::{ProcessStreams, Source};
 use crate::Streams;
 use crate::capabilities::CapSet;
@@ -112,6 +113,8 @@ pub(super) struct Shim {
     /// Whether processes may outlive the first one.
     shares_pids: bool,
     quit: bool,
+    /// The last field: dropped when nobody can ask for anything any more.
+    _pins: Pins,
 }
 
 /// What a descriptor in the poll set stands for.
@@ -147,6 +150,7 @@ impl Shim {
         sync: OwnedFd,
         signals: SignalFd,
         listener: UnixListener,
+        pins: Pins,
         pid: NsMode,
         proof: SingleThreaded,
     ) -> Self {
@@ -162,6 +166,7 @@ impl Shim {
             connections: Vec::new(),
             shares_pids: pid != NsMode::Private,
             quit: false,
+            _pins: pins,
         }
     }
 
