@@ -203,9 +203,38 @@ pub(crate) async fn remove(
     Path(id): Path<String>,
     params: Params,
 ) -> Result<StatusCode> {
-    params.refuse(&["link"])?;
+    if params.flag("link") {
+        // The name of a link has two parts, and a route of its own.
+        return Err(ApiError::bad_request("Conflict, cannot remove the default link name of the container"));
+    }
     engine.remove(&id, RemoveOptions { force: params.flag("force"), volumes: params.flag("v") }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /containers/{parent}/{alias}`: the link (`link=1`), or the container that it leads to.
+pub(crate) async fn remove_linked(
+    State(engine): State<Engine>,
+    Path((parent, alias)): Path<(String, String)>,
+    params: Params,
+) -> Result<StatusCode> {
+    if params.flag("link") {
+        engine.remove_link(&parent, &alias).await?;
+    } else {
+        let options = RemoveOptions { force: params.flag("force"), volumes: params.flag("v") };
+        engine.remove(&engine.linked(&parent, &alias)?, options).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /containers/{parent}/{alias}/json`: a container by the name of a link to it.
+pub(crate) async fn inspect_linked(
+    State(engine): State<Engine>,
+    Path((parent, alias)): Path<(String, String)>,
+    version: ApiVersion,
+    params: Params,
+) -> Result<Json<Value>> {
+    let record = engine.inspect(&engine.linked(&parent, &alias)?)?;
+    shape::encode(&engine, &record, params.flag("size"), version).map(Json)
 }
 
 fn encode_wait(result: &WaitResult) -> Bytes {

@@ -7,7 +7,7 @@ use crate::hostconfig;
 use crate::ports;
 use crate::version::ApiVersion;
 use hostd_engine::CreateRequest;
-use hostd_engine::model::{ContainerConfig, HostConfig};
+use hostd_engine::model::{ContainerConfig, Healthcheck, HostConfig};
 use serde_json::{Map, Value};
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -65,17 +65,17 @@ fn container_config(fields: &Fields<'_>) -> Result<ContainerConfig> {
     })
 }
 
-/// Health checks are not run, so that one in the request is refused. `NONE` switches off what the image has.
-fn healthcheck(fields: &Fields<'_>) -> Result<Option<Value>> {
+/// What it means, and whether it makes sense, is the engine's to say.
+fn healthcheck(fields: &Fields<'_>) -> Result<Option<Healthcheck>> {
     let Some(check) = fields.object("Healthcheck")? else { return Ok(None) };
-    match check.strings("Test")?.unwrap_or_default() {
-        none if none == ["NONE"] => Ok(fields.get("Healthcheck").cloned()),
-        test if test.is_empty() => {
-            check.refuse(&["Interval", "Timeout", "StartPeriod", "StartInterval", "Retries"])?;
-            Ok(None)
-        }
-        _ => Err(ApiError::not_implemented("Healthcheck.Test (health checks)")),
-    }
+    Ok(Some(Healthcheck {
+        test: check.strings("Test")?.unwrap_or_default(),
+        interval: check.integer("Interval")?,
+        timeout: check.integer("Timeout")?,
+        start_period: check.integer("StartPeriod")?,
+        start_interval: check.integer("StartInterval")?,
+        retries: check.integer("Retries")?,
+    }))
 }
 
 /// `NetworkingConfig.EndpointsConfig`: there is only the default network. Gives the MAC address asked for.
@@ -183,8 +183,6 @@ pub(crate) mod tests {
     #[test]
     fn fields_that_are_not_honoured_are_refused_by_name() {
         for (host, status, name) in [
-            (json!({ "VolumesFrom": ["a"] }), 501, "HostConfig.VolumesFrom"),
-            (json!({ "Links": ["a:b"] }), 501, "HostConfig.Links"),
             (json!({ "UsernsMode": "private" }), 501, "HostConfig.UsernsMode"),
             (json!({ "DeviceRequests": [{ "Driver": "nvidia" }] }), 501, "HostConfig.DeviceRequests"),
             (json!({ "BlkioWeight": 10 }), 501, "HostConfig.BlkioWeight"),
@@ -201,10 +199,17 @@ pub(crate) mod tests {
             assert_eq!(error.status().as_u16(), status, "{name}");
             assert!(error.message().contains(name), "{}", error.message());
         }
-        let error = decode(json!({ "Image": "x", "Healthcheck": { "Test": ["CMD", "true"] } })).unwrap_err();
-        assert_eq!(error.status(), StatusCode::NOT_IMPLEMENTED);
-        assert!(decode(json!({ "Image": "x", "Healthcheck": { "Test": ["NONE"] } })).is_ok());
-        assert!(decode(json!({ "Image": "x", "Healthcheck": { "Test": null, "Interval": 0 } })).is_ok());
+    }
+
+    #[test]
+    fn health_checks_are_read_with_nulls_for_what_is_open() {
+        let check = |value: Value| {
+            decode(json!({ "Image": "x", "Healthcheck": value })).unwrap().config.healthcheck.unwrap()
+        };
+        let asked =
+            check(json!({ "Test": ["CMD", "true"], "Interval": 1_000_000_000, "StartInterval": null }));
+        assert_eq!((asked.test.len(), asked.interval, asked.start_interval), (2, 1_000_000_000, 0));
+        assert!(check(json!({ "test": null, "retries": 2 })).test.is_empty());
     }
 
     #[test]

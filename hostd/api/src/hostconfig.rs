@@ -11,8 +11,6 @@ type Result<T> = std::result::Result<T, ApiError>;
 
 /// Docker's fields that nothing here honours yet.
 const NOT_HONOURED: &[&str] = &[
-    "VolumesFrom",
-    "Links",
     "StorageOpt",
     "Cgroup",
     "BlkioWeight",
@@ -51,6 +49,8 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         binds: fields.strings("Binds")?.unwrap_or_default(),
         mounts: fields.objects("Mounts")?.iter().map(|item| mount(item, version)).collect::<Result<_>>()?,
         tmpfs: fields.string_map("Tmpfs")?,
+        volumes_from: fields.strings("VolumesFrom")?.unwrap_or_default(),
+        links: fields.strings("Links")?.unwrap_or_default(),
         network_mode: if network_mode.is_empty() { "default".to_owned() } else { network_mode },
         port_bindings: ports::bindings(fields)?,
         publish_all_ports: fields.boolean("PublishAllPorts")?,
@@ -315,7 +315,7 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "RestartPolicy": encode_restart_policy(host.restart_policy),
         "AutoRemove": host.auto_remove,
         "VolumeDriver": "",
-        "VolumesFrom": null,
+        "VolumesFrom": or_null(&host.volumes_from),
         "ConsoleSize": [rows, columns],
         "CapAdd": or_null(&host.cap_add),
         "CapDrop": or_null(&host.cap_drop),
@@ -327,7 +327,7 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "GroupAdd": or_null(&host.group_add),
         "IpcMode": if host.ipc_mode.is_empty() { "private" } else { &host.ipc_mode },
         "Cgroup": "",
-        "Links": null,
+        "Links": or_null(&host.links),
         "OomScoreAdj": host.oom_score_adj.unwrap_or(0),
         "PidMode": host.pid_mode,
         "Privileged": host.privileged,

@@ -4,7 +4,7 @@ use crate::error::ApiError;
 use crate::version::ApiVersion;
 use crate::{hostconfig, ports, timestamps};
 use hostd_engine::Engine;
-use hostd_engine::model::{ContainerConfig, ContainerRecord, MountPoint, Status};
+use hostd_engine::model::{ContainerConfig, ContainerRecord, Health, MountPoint, Status};
 use serde_json::{Map, Value, json};
 
 /// The whole object.
@@ -16,6 +16,10 @@ pub(crate) fn encode(
 ) -> Result<Value, ApiError> {
     let exec_ids = engine.exec_ids(&record.id);
     let mut value = encode_record(record, &exec_ids, version);
+    let links = engine.links_shown(record);
+    if !links.is_empty() {
+        value["HostConfig"]["Links"] = json!(links);
+    }
     if size && let Value::Object(map) = &mut value {
         let (writable, all) = engine.size(&record.id)?;
         map.insert("SizeRw".to_owned(), json!(writable));
@@ -55,7 +59,7 @@ fn encode_record(record: &ContainerRecord, exec_ids: &[String], version: ApiVers
 
 fn encode_state(record: &ContainerRecord) -> Value {
     let state = &record.state;
-    json!({
+    let mut value = json!({
         "Status": state.status.as_str(),
         // A paused container runs, and one between two runs counts as running, to Docker.
         "Running": matches!(state.status, Status::Running | Status::Paused | Status::Restarting),
@@ -68,6 +72,26 @@ fn encode_state(record: &ContainerRecord) -> Value {
         "Error": state.error,
         "StartedAt": timestamps::rfc3339_or_never(state.started_at),
         "FinishedAt": timestamps::rfc3339_or_never(state.finished_at),
+    });
+    if let (Some(health), Value::Object(map)) = (&state.health, &mut value) {
+        map.insert("Health".to_owned(), encode_health(health));
+    }
+    value
+}
+
+fn encode_health(health: &Health) -> Value {
+    let log = health.log.iter().map(|result| {
+        json!({
+            "Start": timestamps::rfc3339(result.start),
+            "End": timestamps::rfc3339(result.end),
+            "ExitCode": result.exit_code,
+            "Output": result.output,
+        })
+    });
+    json!({
+        "Status": health.status.as_str(),
+        "FailingStreak": health.failing_streak,
+        "Log": log.collect::<Value>(),
     })
 }
 
@@ -278,6 +302,7 @@ pub(crate) mod tests {
             }),
             restart_count: 0,
             mac_address: None,
+            links: Vec::new(),
             log_path: "/log".to_owned(),
             hostname_path: "/hostname".to_owned(),
             hosts_path: "/hosts".to_owned(),
@@ -292,6 +317,8 @@ pub(crate) mod tests {
                 finished_at: None,
                 stopped_by_user: false,
                 remove_volumes: false,
+                health: None,
+                last_pause: 0,
             },
         }
     }

@@ -29,6 +29,8 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/containers/{id}/stats", get(stats::stats))
         .route("/containers/{id}/top", get(containers::top))
         .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/{alias}", delete(containers::remove_linked))
+        .route("/containers/{id}/{alias}/json", get(containers::inspect_linked))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/start", post(containers::start))
         .route("/containers/{id}/stop", post(containers::stop))

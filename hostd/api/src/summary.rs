@@ -3,7 +3,7 @@
 use crate::error::ApiError;
 use crate::version::ApiVersion;
 use crate::{hostconfig, inspect, ports, timestamps};
-use hostd_engine::model::{ContainerRecord, Status};
+use hostd_engine::model::{ContainerRecord, HealthStatus, State, Status};
 use hostd_engine::{Engine, ListOptions};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -14,9 +14,15 @@ pub(crate) fn list(engine: &Engine, options: &ListOptions, version: ApiVersion) 
     let now = OffsetDateTime::now_utc();
     let mut names = ImageNames { engine, known: HashMap::new() };
     let mut items = Vec::new();
+    let mut link_names = engine.link_names();
     for record in engine.list(options)? {
         let image = names.shown(&record);
         let mut item = encode(&record, &image, now, version);
+        if let (Some(more), Some(Value::Array(names))) =
+            (link_names.remove(&record.id), item.get_mut("Names"))
+        {
+            names.extend(more.into_iter().map(Value::String));
+        }
         if options.size
             && let Value::Object(map) = &mut item
         {
@@ -94,12 +100,21 @@ fn status(record: &ContainerRecord, now: OffsetDateTime) -> String {
     let since = |at: Option<OffsetDateTime>| at.map(|at| timestamps::human(now - at)).unwrap_or_default();
     match state.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(state.started_at)),
+        Status::Running => format!("Up {}{}", since(state.started_at), health(state)),
         Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
         Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at)),
         Status::Removing => "Removal In Progress".to_owned(),
         Status::Dead => "Dead".to_owned(),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at)),
+    }
+}
+
+fn health(state: &State) -> &'static str {
+    match state.health.as_ref().map(|health| health.status) {
+        None => "",
+        Some(HealthStatus::Starting) => " (health: starting)",
+        Some(HealthStatus::Healthy) => " (healthy)",
+        Some(HealthStatus::Unhealthy) => " (unhealthy)",
     }
 }
 

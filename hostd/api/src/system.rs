@@ -14,7 +14,6 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hostd_engine::{Auth, Engine, Event, EventOptions, Info};
 use serde_json::{Map, Value, json};
-use std::convert::Infallible;
 
 /// `GET /version`.
 pub(crate) async fn version(State(engine): State<Engine>) -> Result<Json<Value>, ApiError> {
@@ -194,9 +193,11 @@ pub(crate) async fn events(State(engine): State<Engine>, params: Params) -> Resu
         until: timestamps::parse("until", params.get("until"))?,
         filters: params.filters()?,
     };
+    // An error breaks the connection off, so that the client knows that its list has a hole.
     let lines = engine.events(options)?.map(|event| {
-        let line = format!("{}\n", encode_event(&event));
-        Ok::<_, Infallible>(Bytes::from(line))
+        event.map(|event| Bytes::from(format!("{}\n", encode_event(&event)))).inspect_err(|error| {
+            tracing::warn!("an events client was cut off: {}", crate::error::chain(error));
+        })
     });
     Ok(progress::json_stream(Body::from_stream(lines)))
 }

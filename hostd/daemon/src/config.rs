@@ -7,6 +7,7 @@ use crate::settings::{Flags, Settings};
 use hostd_engine::{Defaults, SeccompProfile, SecurityDefaults};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 /// Where to listen unless told.
@@ -44,6 +45,10 @@ pub(crate) struct Config {
     /// What containers get that do not say.
     pub(crate) defaults: Defaults,
     pub(crate) log_level: LevelFilter,
+    /// Containers run on while hostd does not.
+    pub(crate) live_restore: bool,
+    /// What containers have to end when hostd stops them; `None`: as long as they take.
+    pub(crate) shutdown_timeout: Option<Duration>,
 }
 
 impl Config {
@@ -53,10 +58,6 @@ impl Config {
     }
 
     fn check(settings: Settings) -> Result<Self> {
-        if settings.live_restore == Some(false) {
-            return Err(Failure::new("live-restore cannot be switched off")
-                .because("containers have a parent of their own and run on while hostd does not"));
-        }
         if settings.selinux_enabled == Some(true) {
             return Err(Failure::new("selinux-enabled is not supported")
                 .because("this engine sets no SELinux labels"));
@@ -82,6 +83,8 @@ impl Config {
             registry_mirrors: mirrors(settings.registry_mirrors)?,
             labels: labels(settings.labels)?,
             defaults,
+            live_restore: settings.live_restore.unwrap_or(true),
+            shutdown_timeout: shutdown_timeout(settings.shutdown_timeout)?,
             log_level: level(settings.log_level.as_deref(), settings.debug.unwrap_or(false))?,
         })
     }
@@ -217,6 +220,17 @@ fn seccomp_profile(name: &str) -> Result<SeccompProfile> {
     Ok(SeccompProfile::File { path: name.into(), text })
 }
 
+/// dockerd's default and meaning.
+fn shutdown_timeout(seconds: Option<i64>) -> Result<Option<Duration>> {
+    match seconds.unwrap_or(15) {
+        -1 => Ok(None),
+        seconds => match u64::try_from(seconds) {
+            Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
+            Err(_) => Err(Failure::new(format!("invalid shutdown-timeout: {seconds}"))),
+        },
+    }
+}
+
 fn level(text: Option<&str>, debug: bool) -> Result<LevelFilter> {
     let level = match text {
         None => LevelFilter::INFO,
@@ -262,6 +276,9 @@ mod tests {
         assert_eq!(config.log_level, LevelFilter::DEBUG);
         assert_eq!((config.labels.len(), config.registry_mirrors.len()), (1, 1));
         assert_eq!(config.pidfile.to_str(), Some("/run/hostd/hostd.pid"));
+        assert_eq!((config.live_restore, config.shutdown_timeout), (true, Some(Duration::from_secs(15))));
+        let config = load(&["--shutdown-timeout=-1"], r#"{"live-restore": false}"#).unwrap();
+        assert_eq!((config.live_restore, config.shutdown_timeout), (false, None));
     }
 
     #[test]
@@ -280,7 +297,7 @@ mod tests {
             (&["--data-root=d"], "", "data-root must be an absolute path"),
             (&["--bip=1.2.3.4"], "", "invalid bip"),
             (&["--log-level=loud"], "", "invalid logging level: loud"),
-            (&["--live-restore=false"], "", "live-restore"),
+            (&["--shutdown-timeout=-2"], "", "invalid shutdown-timeout: -2"),
             (&["--label=x"], "", "bad attribute format"),
             (&["--bridge=a/b"], "", "invalid bridge name"),
             (&["--default-ipc-mode=host"], "", "is not supported as default value"),

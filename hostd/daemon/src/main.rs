@@ -84,6 +84,7 @@ async fn daemon(config: Config) -> Result<()> {
     // Listening comes first: a port in use must not cost a start of the engine, nor leave its bridge behind.
     let tls = tls::Tls::load(config.tls.as_ref())?;
     let listeners = listen::bind(&config, tls.as_ref())?;
+    let (live_restore, patience) = (config.live_restore, config.shutdown_timeout);
     let engine = Engine::open(engine_config(&config))
         .await
         .map_err(|error| Failure::new("cannot start the engine").because(error))?;
@@ -98,12 +99,16 @@ async fn daemon(config: Config) -> Result<()> {
                 if let Some(tls) = &tls {
                     tls.reload();
                 }
+                engine.tell_reloaded();
             }
         }
     }
-    tracing::info!("stopping; containers run on");
+    tracing::info!("stopping; containers {}", if live_restore { "run on" } else { "are stopped" });
     notify::stopping();
     server.stop().await;
+    if !live_restore {
+        engine.stop_containers(patience).await;
+    }
     engine.shutdown().await;
     Ok(())
 }
@@ -126,5 +131,6 @@ fn engine_config(config: &Config) -> EngineConfig {
         },
         labels: config.labels.clone(),
         defaults: config.defaults.clone(),
+        live_restore: config.live_restore,
     }
 }

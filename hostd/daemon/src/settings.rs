@@ -99,9 +99,12 @@ pub(crate) struct Settings {
     /// Label of this machine, key=value (can be repeated)
     #[arg(long = "label", value_name = "LABEL")]
     pub(crate) labels: Vec<String>,
-    /// Containers run on while hostd does not; the only way there is
+    /// Containers run on while hostd does not; otherwise they are stopped along with it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) live_restore: Option<bool>,
+    /// Seconds that containers have to end when hostd stops them; -1: as long as they take
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub(crate) shutdown_timeout: Option<i64>,
     /// debug, info, warn, error or fatal
     #[arg(short, long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,

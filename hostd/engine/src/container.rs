@@ -9,9 +9,11 @@ use crate::model::{ContainerRecord, Happening};
 use crate::names;
 use hostd_runtime::Streams;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::net::UnixStream;
 use tokio::sync::{MutexGuard, Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 /// The right to change a container's state.
 pub(crate) type Turn<'a> = MutexGuard<'a, ()>;
@@ -25,6 +27,21 @@ pub(crate) struct Ends {
     pub(crate) removed: bool,
     /// Why the removal failed.
     pub(crate) removal_error: Option<String>,
+}
+
+/// The end of the run that goes on when it was made, to be waited for.
+pub(crate) struct NextEnd {
+    ends: watch::Receiver<Ends>,
+    before: u64,
+}
+
+impl NextEnd {
+    /// Returns once that run has ended, or the container is gone.
+    pub(crate) async fn wait(&mut self) {
+        let before = self.before;
+        // Who waits holds the container, and with it the sender.
+        let _ = self.ends.wait_for(|ends| ends.count > before || ends.removed).await;
+    }
 }
 
 /// An attachment made before the start: our end of the client's stream.
@@ -44,6 +61,10 @@ pub(crate) struct Container {
     pub(crate) pending: Mutex<Vec<Pending>>,
     /// Ends the pause before a restart.
     pub(crate) hurry: Notify,
+    /// It is being restarted for a user, and not to be removed for having ended.
+    pub(crate) spared: AtomicBool,
+    /// Ends the task that runs health checks.
+    prober: Mutex<Option<CancellationToken>>,
 }
 
 impl Container {
@@ -57,6 +78,8 @@ impl Container {
             ends: watch::Sender::new(ends),
             pending: Mutex::new(Vec::new()),
             hurry: Notify::new(),
+            spared: AtomicBool::new(false),
+            prober: Mutex::new(None),
         })
     }
 
@@ -102,6 +125,13 @@ impl Container {
         }))
     }
 
+    /// To wait for the end of the present run; made while the turn is held, it cannot miss it.
+    pub(crate) fn next_end(&self) -> NextEnd {
+        let mut ends = self.ends.subscribe();
+        let before = ends.borrow_and_update().count;
+        NextEnd { ends, before }
+    }
+
     /// The running container, or Docker's error.
     pub(crate) fn live(&self) -> Result<hostd_runtime::Container> {
         self.live_now().ok_or_else(|| EngineError::conflict(format!("Container {} is not running", self.id)))
@@ -113,6 +143,14 @@ impl Container {
 
     pub(crate) fn set_live(&self, live: Option<hostd_runtime::Container>) {
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Ends the task that runs health checks, and puts another in its place.
+    pub(crate) fn set_prober(&self, next: Option<CancellationToken>) {
+        let mut prober = self.prober.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = std::mem::replace(&mut *prober, next) {
+            last.cancel();
+        }
     }
 
     pub(crate) fn take_pending(&self) -> Vec<Pending> {
@@ -242,6 +280,7 @@ pub(crate) mod tests {
             hosts_path: String::new(),
             resolv_conf_path: String::new(),
             mac_address: None,
+            links: Vec::new(),
             state: State::new(),
         }
     }

@@ -208,7 +208,9 @@ impl Engine {
             stdout: request.attach_stdout,
             stderr: request.attach_stderr,
         });
-        let spec = exec_spec(&info, &container.record(), start.console_size);
+        let record = container.record();
+        let linked = self.linked_environment(&record).unwrap_or_default();
+        let spec = exec_spec(&info, &record, linked, start.console_size);
         self.tell(&container, format!("exec_start: {}", request.cmd.join(" ")), &[("execID", id.to_owned())]);
         let exec = match live.exec(spec, streams).await {
             Ok(exec) => exec,
@@ -304,9 +306,14 @@ impl Engine {
     }
 }
 
-fn exec_spec(info: &ExecInfo, record: &ContainerRecord, console_size: Option<(u16, u16)>) -> ExecSpec {
+fn exec_spec(
+    info: &ExecInfo,
+    record: &ContainerRecord,
+    linked: Vec<String>,
+    console_size: Option<(u16, u16)>,
+) -> ExecSpec {
     let request = &info.request;
-    let mut env = spec::environment(record);
+    let mut env = spec::environment(record, linked);
     if request.tty && !env.iter().any(|variable| variable.starts_with("TERM=")) {
         env.push("TERM=xterm".to_owned());
     }

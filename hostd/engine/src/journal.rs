@@ -5,7 +5,12 @@
 //! ```
 //! Written at every transition, before anybody is told, by rename and without an fsync: a crash of the
 //! daemon cannot lose it, and a crash of the machine, which empties `exec_root`, ends all runs anyway. It is never
-//! older than the record in the database, which follows lazily, so at start-up it wins.
+//! older than the record in the database, which follows lazily, so at start-up it wins. Where `exec_root` is no tmpfs
+//! and outlives the machine's crash, it is void all the same: nothing in there was synced.
+//!
+//! ```text
+//! <exec-root>/boot-id            the boot of the machine that all of it is about
+//! ```
 
 use crate::error::{Result, io};
 use crate::model::{ContainerRecord, State};
@@ -36,7 +41,23 @@ impl Journal {
     pub(crate) fn open(exec_root: &Path) -> Result<Self> {
         let dir = exec_root.join("engine");
         fs::create_dir_all(&dir).map_err(io(format!("cannot make {}", dir.display())))?;
-        Ok(Self { dir })
+        let journal = Self { dir };
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        journal.belong_to(&boot, &exec_root.join("boot-id"))?;
+        Ok(journal)
+    }
+
+    /// Forgets everything where the machine was started anew since.
+    fn belong_to(&self, boot: &str, mark: &Path) -> Result<()> {
+        let known = fs::read_to_string(mark).ok();
+        if known.as_deref() == Some(boot) {
+            return Ok(());
+        }
+        // None is of a daemon that left no mark.
+        if known.is_some() {
+            self.retain(|_| false);
+        }
+        fs::write(mark, boot).map_err(io(format!("cannot write {}", mark.display())))
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -108,6 +129,12 @@ mod tests {
         let mut stale = record("aa", "web");
         assert!(journal.replay(&mut stale));
         assert_eq!(stale, noted);
+        let mark = dir.path().join("mark");
+        journal.belong_to("first", &mark).unwrap();
+        journal.belong_to("first", &mark).unwrap();
+        assert!(journal.replay(&mut stale));
+        journal.belong_to("second", &mark).unwrap();
+        assert!(!journal.replay(&mut stale), "another boot");
         fs::write(journal.path("aa"), "{\"state\":").unwrap();
         assert!(!journal.replay(&mut stale));
         journal.retain(|_| false);

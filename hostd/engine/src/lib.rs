@@ -31,10 +31,12 @@ mod error;
 mod events;
 mod exec;
 mod filters;
+mod health;
 mod images;
 mod info;
 mod journal;
 mod lifecycle;
+mod links;
 mod list;
 mod logs;
 pub mod model;
@@ -43,6 +45,7 @@ mod networks;
 mod prune;
 mod recover;
 mod remove;
+mod revive;
 mod security;
 mod signals;
 mod spec;
@@ -85,6 +88,7 @@ use hostd_volume::Volumes;
 use model::ContainerRecord;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio_util::sync::CancellationToken;
 
 /// Where an engine lives and how its parts are set up.
@@ -102,6 +106,8 @@ pub struct EngineConfig {
     pub network: NetworkConfig,
     /// Labels of the machine (`--label`), for `info`.
     pub labels: Vec<String>,
+    /// Containers run on while no daemon does (`--live-restore`), for `info`.
+    pub live_restore: bool,
     /// What containers get that do not say.
     pub defaults: Defaults,
 }
@@ -152,6 +158,8 @@ struct Inner {
     bus: events::Bus,
     /// Cancelled at shutdown: the tasks that watch containers let go of them.
     closing: CancellationToken,
+    /// Containers are being stopped along with the daemon: none is started again.
+    stopping: AtomicBool,
 }
 
 impl Engine {
@@ -175,8 +183,8 @@ impl Engine {
         Ok((*self.container(name)?.record()).clone())
     }
 
-    /// What happens from now on, and what happened since `options.since`.
-    pub fn events(&self, options: EventOptions) -> Result<BoxStream<'static, Event>> {
+    /// What happens from now on, and what happened since `options.since`. An error, for a reader that is too slow, ends it.
+    pub fn events(&self, options: EventOptions) -> Result<BoxStream<'static, Result<Event>>> {
         self.0.bus.subscribe(options)
     }
 

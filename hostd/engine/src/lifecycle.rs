@@ -1,10 +1,11 @@
 //! Stop, restart, kill, pause, rename, resize: what users do to a container that exists.
 
-use crate::container::Container;
+use crate::container::{Container, NextEnd};
 use crate::error::{EngineError, Result};
-use crate::model::{Happening, RestartPolicy, Status};
+use crate::model::{ContainerRecord, Happening, RestartPolicy, Status};
 use crate::{Engine, names, signals, spec};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Whether a call changed something.
@@ -37,8 +38,7 @@ impl Engine {
         if !record.state.status.is_up() {
             return Ok(Changed::Before);
         }
-        let own_signal = record.config.stop_signal.as_deref().and_then(|s| signals::parse(s).ok());
-        let signal = signal.or(own_signal).unwrap_or(signals::TERM);
+        let signal = signal.unwrap_or_else(|| stop_signal(&record));
         let timeout = timeout.or(record.config.stop_timeout).unwrap_or(10);
         let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
         self.end_run(container, signal, patience).await?;
@@ -53,9 +53,7 @@ impl Engine {
         signal: i32,
         patience: Option<Duration>,
     ) -> Result<()> {
-        let mut ends = container.ends.subscribe();
-        let runs_before = ends.borrow_and_update().count;
-        let live = {
+        let (live, end) = {
             let turn = container.turn().await;
             let record = container.change(&turn, |record| record.state.stopped_by_user = true);
             // What a restart policy must respect even after a power cut is worth an fsync.
@@ -67,10 +65,22 @@ impl Engine {
                 return self.give_up_restart(container, &turn);
             }
             match container.live_now() {
-                Some(live) => live,
+                Some(live) => (live, container.next_end()),
                 None => return Ok(()),
             }
         };
+        self.end_live(container, &live, end, signal, patience).await
+    }
+
+    /// Ends the run of `live`: by `signal`, and by SIGKILL when that takes longer than `patience`.
+    async fn end_live(
+        &self,
+        container: &Arc<Container>,
+        live: &hostd_runtime::Container,
+        mut end: NextEnd,
+        signal: i32,
+        patience: Option<Duration>,
+    ) -> Result<()> {
         let paused = container.record().state.status == Status::Paused;
         self.tell(container, "kill", &[("signal", signal.to_string())]);
         let sent = live.kill(signal).await;
@@ -78,15 +88,15 @@ impl Engine {
             // A frozen process acts on no signal.
             let _ = live.unpause().await;
         }
-        let mut ended = std::pin::pin!(ends.wait_for(|ends| ends.count > runs_before || ends.removed));
         if sent.is_ok() {
             let in_time = match patience {
-                None => Some(ended.as_mut().await.is_ok()),
-                Some(patience) => {
-                    tokio::time::timeout(patience, ended.as_mut()).await.ok().map(|r| r.is_ok())
+                None => {
+                    end.wait().await;
+                    true
                 }
+                Some(patience) => tokio::time::timeout(patience, end.wait()).await.is_ok(),
             };
-            if in_time.is_some() {
+            if in_time {
                 return Ok(());
             }
         }
@@ -97,8 +107,8 @@ impl Engine {
             // It may have ended by itself a moment ago.
             tracing::debug!(id = container.id, %error, "cannot kill");
         }
-        match tokio::time::timeout(KILL_PATIENCE, ended).await {
-            Ok(_) => Ok(()),
+        match tokio::time::timeout(KILL_PATIENCE, end.wait()).await {
+            Ok(()) => Ok(()),
             Err(_) => Err(EngineError::internal(format!(
                 "cannot stop container: {}: tried to kill container, but did not receive an exit event",
                 container.id
@@ -119,16 +129,46 @@ impl Engine {
     pub async fn restart(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
         let container = self.container(name)?;
         let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
-        self.stop_container(&container, signal, timeout).await?;
-        if container.record().host.auto_remove {
-            return Err(EngineError::conflict(format!(
-                "container {} was removed when it stopped, as it was created to be",
-                container.id
-            )));
-        }
-        self.start(&container.id).await?;
+        // One that is to be removed when it ends does not end for good here.
+        container.spared.store(true, Ordering::Release);
+        let restarted = async {
+            self.stop_container(&container, signal, timeout).await?;
+            self.start(&container.id).await
+        };
+        let restarted = restarted.await;
+        container.spared.store(false, Ordering::Release);
+        restarted?;
         self.tell(&container, "restart", &[]);
         Ok(())
+    }
+
+    /// Stops all containers along with the daemon: each is asked to end, and killed when it does not within its own
+    /// time to stop or `patience`. What restart policies say holds when the daemon starts again.
+    pub async fn stop_containers(&self, patience: Option<Duration>) {
+        self.0.stopping.store(true, Ordering::Release);
+        let stops = self.0.index.all().into_iter().map(|container| {
+            let engine = self.clone();
+            async move { engine.stop_with_daemon(&container, patience).await }
+        });
+        futures_util::future::join_all(stops).await;
+    }
+
+    async fn stop_with_daemon(&self, container: &Arc<Container>, patience: Option<Duration>) {
+        let (live, end) = {
+            let _turn = container.turn().await;
+            let Some(live) = container.live_now() else { return };
+            (live, container.next_end())
+        };
+        let record = container.record();
+        let own = u64::try_from(record.config.stop_timeout.unwrap_or(10)).ok().map(Duration::from_secs);
+        let patience = [own, patience].into_iter().flatten().min();
+        if let Err(error) = self.end_live(container, &live, end, stop_signal(&record), patience).await {
+            tracing::warn!(
+                id = container.id,
+                error = error.chain(),
+                "cannot stop a container with the daemon"
+            );
+        }
     }
 
     /// Sends a signal, SIGKILL unless told.
@@ -144,25 +184,17 @@ impl Engine {
                 container.id
             ))
         };
-        let live = {
+        let (live, mut end) = {
             let turn = container.turn().await;
             let record = container.record();
             let live = container.live_now().ok_or_else(not_running)?;
-            let own = record
-                .config
-                .stop_signal
-                .as_deref()
-                .and_then(|s| signals::parse(s).ok())
-                .unwrap_or(signals::TERM);
             // As Docker: a signal that is to end it counts as stopped by the user.
-            if signal == signals::KILL || signal == own {
+            if signal == signals::KILL || signal == stop_signal(&record) {
                 let record = container.change(&turn, |record| record.state.stopped_by_user = true);
                 self.note(&record)?;
             }
-            live
+            (live, container.next_end())
         };
-        let mut ends = container.ends.subscribe();
-        let runs_before = ends.borrow_and_update().count;
         let paused = container.record().state.status == Status::Paused;
         live.kill(signal).await?;
         self.tell(&container, "kill", &[("signal", signal.to_string())]);
@@ -171,8 +203,7 @@ impl Engine {
         }
         if signal == signals::KILL {
             // Docker answers once it is dead; a client goes on to remove it.
-            let ended = ends.wait_for(|ends| ends.count > runs_before || ends.removed);
-            let _ = tokio::time::timeout(KILL_PATIENCE, ended).await;
+            let _ = tokio::time::timeout(KILL_PATIENCE, end.wait()).await;
         }
         Ok(())
     }
@@ -190,7 +221,12 @@ impl Engine {
                 container.id
             ))),
             Status::Running => {
-                container.live()?.pause().await?;
+                // A frozen probe would only run into its time limit.
+                container.set_prober(None);
+                if let Err(error) = container.live()?.pause().await {
+                    self.watch_health(&container);
+                    return Err(error.into());
+                }
                 let record = container.advance(&turn, Happening::Froze, |_| {})?;
                 self.note(&record)?;
                 self.tell(&container, "pause", &[]);
@@ -209,6 +245,7 @@ impl Engine {
         }
         container.live()?.unpause().await?;
         let record = container.advance(&turn, Happening::Thawed, |_| {})?;
+        self.watch_health(&container);
         self.note(&record)?;
         self.tell(&container, "unpause", &[]);
         Ok(())
@@ -226,7 +263,10 @@ impl Engine {
         if old_name == new_name {
             return Err(EngineError::invalid("Renaming a container with the same name as its current name"));
         }
-        self.0.index.reserve(new_name, &container.id)?;
+        self.0.index.reserve(new_name, &container.id).map_err(|error| EngineError {
+            message: format!("Error when allocating new name: {}", error.message),
+            ..error
+        })?;
         let mut renamed = (*container.record()).clone();
         new_name.clone_into(&mut renamed.name);
         if let Err(error) = self.0.db.store(&renamed).await {
@@ -251,4 +291,9 @@ impl Engine {
         self.tell(&container, "resize", &[("height", rows.to_string()), ("width", cols.to_string())]);
         Ok(())
     }
+}
+
+/// What a stop sends unless told otherwise.
+fn stop_signal(record: &ContainerRecord) -> i32 {
+    record.config.stop_signal.as_deref().and_then(|s| signals::parse(s).ok()).unwrap_or(signals::TERM)
 }

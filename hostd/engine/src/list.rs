@@ -141,9 +141,8 @@ impl<'a> Query<'a> {
             publish: port_ranges("publish", values("publish"))?,
             expose: port_ranges("expose", values("expose"))?,
             nothing: (ancestors.is_empty() && !values("ancestor").is_empty())
-                // No container here is a task of a cluster, and none has health checks run.
-                || filters::boolean(filters, "is-task")? == Some(true)
-                || (!health.is_empty() && !health.iter().any(|h| h == "none")),
+                // No container here is a task of a cluster.
+                || filters::boolean(filters, "is-task")? == Some(true),
             ancestors,
         })
     }
@@ -178,6 +177,11 @@ impl<'a> Query<'a> {
                 let by_id = record.endpoint.as_ref().is_some_and(|e| e.network_id.starts_with(network));
                 record.host.network_mode == network || by_id
             })
+            && any("health", &|health| {
+                health == record.state.health.as_ref().map_or("none", |health| health.status.as_str())
+            })
+            // All are isolated as Linux isolates them.
+            && any("isolation", &|isolation| isolation == "default")
             && in_ranges(&self.publish, published(record).into_iter())
             && in_ranges(&self.expose, record.config.exposed_ports.iter().copied())
     }

@@ -118,8 +118,90 @@ pub struct ContainerConfig {
     pub stop_timeout: Option<i64>,
     /// Default shell of the image.
     pub shell: Option<Vec<String>>,
-    /// Kept for inspect; running health checks is a later step.
-    pub healthcheck: Option<serde_json::Value>,
+    /// How to tell whether it is well; `None`: the image's.
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// How a container's health is found out, in Docker's own form. Durations in nanoseconds; zero reads as not set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Healthcheck {
+    /// `["NONE"]`, `["CMD", program, arguments …]`, `["CMD-SHELL", line]`; empty: the image's.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    /// Between two probes; 30 s.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
+    pub interval: i64,
+    /// What one probe may take; 30 s.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
+    pub timeout: i64,
+    /// After the start, when failures do not count yet.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
+    pub start_period: i64,
+    /// Between two probes in the start period, until the first success; 5 s.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
+    /// Failures in a row that make it unhealthy; 3.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
+    pub retries: i64,
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// What the probes of a container have said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// No probe has succeeded, and not too many have failed.
+    Starting,
+    /// The last probes succeeded, or not too many of them failed.
+    Healthy,
+    /// Too many failed in a row, or it does not run.
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// As clients read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// The health of a container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// See [`HealthStatus`].
+    pub status: HealthStatus,
+    /// Failures since the last success.
+    pub failing_streak: u32,
+    /// The last probes, the oldest first.
+    pub log: Vec<ProbeResult>,
+}
+
+/// How one probe ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeResult {
+    /// When it began.
+    #[serde(with = "time::serde::rfc3339")]
+    pub start: OffsetDateTime,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339")]
+    pub end: OffsetDateTime,
+    /// 0 is well; -1 where it did not run to its end.
+    pub exit_code: i32,
+    /// What it printed, cut off after some kilobytes.
+    pub output: String,
 }
 
 /// The machine-bound half of what a client asks for (Docker's `HostConfig`): the fields this engine honours.
@@ -132,6 +214,10 @@ pub struct HostConfig {
     pub mounts: Vec<MountRequest>,
     /// Path to options.
     pub tmpfs: BTreeMap<String, String>,
+    /// `name[:ro|rw]` of containers whose volumes it gets too.
+    pub volumes_from: Vec<String>,
+    /// `name[:alias]` of containers to link to; on record they stand in [`ContainerRecord::links`].
+    pub links: Vec<String>,
     /// `default`, `bridge`, `host`, `none`, `container:<id>`.
     pub network_mode: String,
     /// Ports to publish.
@@ -417,6 +503,12 @@ pub struct State {
     /// Its anonymous volumes go with it: how a removal that a crash interrupted is to go on.
     #[serde(default)]
     pub remove_volumes: bool,
+    /// Of the last run, where health checks are asked for.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// Milliseconds that the last pause before a restart took; 0: there was none since a good run.
+    #[serde(default)]
+    pub last_pause: u64,
 }
 
 impl State {
@@ -432,8 +524,19 @@ impl State {
             finished_at: None,
             stopped_by_user: false,
             remove_volumes: false,
+            health: None,
+            last_pause: 0,
         }
     }
+}
+
+/// A container that another finds by a name of its own (`--link`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Id of the container that is linked to.
+    pub target: String,
+    /// What it is called in the other.
+    pub alias: String,
 }
 
 /// One container on record.
@@ -471,6 +574,9 @@ pub struct ContainerRecord {
     /// A MAC address that was asked for.
     #[serde(default)]
     pub mac_address: Option<String>,
+    /// Containers that it finds by other names (`--link`).
+    #[serde(default)]
+    pub links: Vec<Link>,
     /// Changing half.
     pub state: State,
 }

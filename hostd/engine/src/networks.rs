@@ -76,6 +76,19 @@ impl Engine {
         Ok(networks.swap_remove(at))
     }
 
+    /// Id, name and driver of the network that a container has to itself; `None` where it shares another's.
+    pub(crate) fn network_of(&self, record: &ContainerRecord) -> Option<(String, String, String)> {
+        let bridge = self.0.networks.default_network().id;
+        let (id, driver) = match record.host.network_mode.as_str() {
+            "bridge" if record.config.network_disabled => return None,
+            "bridge" => (bridge, "bridge"),
+            "host" => (related_id(&bridge, HOST), "host"),
+            "none" => (related_id(&bridge, NONE), "null"),
+            _ => return None,
+        };
+        Some((id, record.host.network_mode.clone(), driver.to_owned()))
+    }
+
     fn all_networks(&self) -> Vec<Network> {
         let bridge = self.0.networks.default_network();
         let created = OffsetDateTime::from(bridge.created);
@@ -93,8 +106,8 @@ impl Engine {
                 members,
                 bridge: Some(bridge.clone()),
             },
-            plain("host", related_id(&bridge.id, 0x5), "host"),
-            plain("none", related_id(&bridge.id, 0xa), "null"),
+            plain("host", related_id(&bridge.id, HOST), "host"),
+            plain("none", related_id(&bridge.id, NONE), "null"),
         ]
     }
 }
@@ -103,6 +116,10 @@ fn member(record: &ContainerRecord, network_id: &str) -> Option<(String, Endpoin
     let endpoint = record.endpoint.clone().filter(|endpoint| endpoint.network_id == network_id)?;
     Some((record.name.clone(), endpoint))
 }
+
+/// What tells the ids of the networks `host` and `none` from that of the bridge.
+const HOST: u32 = 0x5;
+const NONE: u32 = 0xa;
 
 /// Another id, which stays as long as `id` does: every digit combined with `mask`.
 fn related_id(id: &str, mask: u32) -> String {

@@ -4,7 +4,8 @@ use crate::container::{Container, Index};
 use crate::db::{Db, Loaded};
 use crate::error::{Result, io, joined};
 use crate::journal::Journal;
-use crate::model::{ContainerRecord, RestartPolicy, Status};
+use crate::model::{ContainerRecord, Status};
+use crate::revive::wants_to_run;
 use crate::watch::restarts;
 use crate::{Engine, EngineConfig, Inner, create, events, exec, names, volumes};
 use hostd_image::ImageStore;
@@ -16,7 +17,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +68,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
         claims: volumes::Claims::default(),
         bus: events::Bus::new(),
         closing: CancellationToken::new(),
+        stopping: AtomicBool::new(false),
     }));
     engine.sweep(&records, &loaded.unreadable, &found).await;
     engine.take_up(records, found).await;
@@ -179,9 +181,14 @@ impl Engine {
             }
             self.0.index.insert(container);
         }
+        let mut to_start = Vec::new();
         for container in &containers {
             self.take_up_one(container, found.remove(&container.id)).await;
+            if container.record().state.status == Status::Restarting {
+                to_start.push(Arc::clone(container));
+            }
         }
+        self.revive(to_start);
     }
 
     async fn take_up_one(&self, container: &Arc<Container>, found: Option<Found>) {
@@ -190,8 +197,11 @@ impl Engine {
                 let turn = container.turn().await;
                 container.set_live(Some(live.clone()));
                 let pid = live.pid();
-                container.change(&turn, |record| record.state.pid = pid);
+                let record = container.change(&turn, |record| record.state.pid = pid);
                 drop(turn);
+                if record.state.status == Status::Running {
+                    self.watch_health(container);
+                }
                 self.watch(container, live);
             }
             Some(Found::Exited(exit)) => self.catch_up(container, exit).await,
@@ -209,14 +219,12 @@ impl Engine {
         let restart = restarts(&container.record(), exit.code);
         let record = self.record_end(container, &turn, exit, restart).await;
         drop(turn);
-        if restart {
-            self.restart_later(container, Duration::ZERO);
-        } else if record.host.auto_remove {
+        if !restart && record.host.auto_remove {
             self.remove_ended(container).await;
         }
     }
 
-    /// One that did not run: goes on being removed, or starts because its policy says "always".
+    /// One that did not run: goes on being removed, or is to start because its policy says so.
     async fn take_up_idle(&self, container: &Arc<Container>) {
         let record = container.record();
         let ran = record.state.started_at.is_some();
@@ -224,50 +232,11 @@ impl Engine {
             Status::Removing => self.go_on_removing(container, record.state.remove_volumes).await,
             // It ended, and the crash came before it was removed for that.
             Status::Exited if record.host.auto_remove => self.remove_ended(container).await,
-            Status::Restarting => self.restart_later(container, Duration::ZERO),
-            // As Docker: "always" overrides a user's stop when the daemon starts.
             Status::Exited if ran && wants_to_run(&record) => {
                 let turn = container.turn().await;
-                container.change(&turn, |record| {
-                    record.state.status = Status::Restarting;
-                    record.state.stopped_by_user = false;
-                });
-                drop(turn);
-                self.restart_later(container, Duration::ZERO);
+                container.change(&turn, |record| record.state.status = Status::Restarting);
             }
             _ => {}
-        }
-    }
-}
-
-/// Whether the policy starts an ended container together with the daemon.
-fn wants_to_run(record: &ContainerRecord) -> bool {
-    match record.host.restart_policy {
-        RestartPolicy::Always => true,
-        _ => restarts(record, record.state.exit_code),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::container::tests::record;
-
-    #[test]
-    fn always_overrides_a_users_stop_and_unless_stopped_does_not() {
-        for (policy, stopped, code, expected) in [
-            (RestartPolicy::Always, true, 0, true),
-            (RestartPolicy::UnlessStopped, true, 0, false),
-            (RestartPolicy::UnlessStopped, false, 0, true),
-            (RestartPolicy::OnFailure(0), false, 0, false),
-            (RestartPolicy::OnFailure(0), false, 1, true),
-            (RestartPolicy::No, false, 1, false),
-        ] {
-            let mut record = record("aa", "web");
-            record.host.restart_policy = policy;
-            record.state.stopped_by_user = stopped;
-            record.state.exit_code = code;
-            assert_eq!(wants_to_run(&record), expected, "{policy:?} {stopped} {code}");
         }
     }
 }

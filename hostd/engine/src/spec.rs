@@ -28,7 +28,7 @@ impl Engine {
         Ok(ContainerSpec {
             id: record.id.clone(),
             args: record.args.clone(),
-            env: environment(record),
+            env: environment(record, self.linked_environment(record)?),
             cwd: if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() },
             user: config.user.clone(),
             group_add: host.group_add.clone(),
@@ -124,12 +124,13 @@ pub(crate) fn tty_size((rows, cols): (u16, u16)) -> Option<TtySize> {
     (rows > 0 && cols > 0).then_some(TtySize { rows, cols })
 }
 
-/// The environment of a container's processes: the engine's part, then the configuration's.
-pub(crate) fn environment(record: &ContainerRecord) -> Vec<String> {
+/// The environment of a container's processes: the engine's part, that of its links, then the configuration's.
+pub(crate) fn environment(record: &ContainerRecord, linked: Vec<String>) -> Vec<String> {
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", record.config.hostname)];
     if record.config.tty {
         env.push("TERM=xterm".to_owned());
     }
+    env.extend(linked);
     override_env(&mut env, &record.config.env);
     env
 }
@@ -251,7 +252,7 @@ mod tests {
         record.config.tty = true;
         record.config.env =
             vec!["TERM=dumb".to_owned(), "A=1=2".to_owned(), "PATH".to_owned(), "NONE".to_owned()];
-        assert_eq!(environment(&record), ["HOSTNAME=box", "TERM=dumb", "A=1=2"]);
+        assert_eq!(environment(&record, Vec::new()), ["HOSTNAME=box", "TERM=dumb", "A=1=2"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::create::{parse_extra_host, target_container};
 use crate::error::{EngineError, Result, io, joined};
 use crate::lifecycle::Changed;
 use crate::model::{ContainerRecord, Happening, MountType, RestartPolicy, Status};
-use crate::{Engine, detach};
+use crate::{Engine, detach, health};
 use futures_util::future::BoxFuture;
 use hostd_image::Snapshot;
 use hostd_network::{Endpoint, EndpointRequest, PortRequest};
@@ -53,6 +53,7 @@ impl Engine {
         }
         container.change(&turn, |record| {
             record.restart_count = 0;
+            record.state.last_pause = 0;
             record.state.stopped_by_user = false;
         });
         self.run(&container, turn).await?;
@@ -129,8 +130,9 @@ impl Engine {
     /// Connects who attached before, lets the program run, and records it.
     async fn let_go(&self, container: &Arc<Container>, turn: &Turn<'_>, run: &Run) -> Result<()> {
         let record = container.record();
-        if run.endpoint.is_some() {
-            self.write_hosts(&record, run.endpoint.as_ref())?;
+        if let Some(endpoint) = &run.endpoint {
+            self.write_hosts(&record, Some(endpoint))?;
+            self.tell_linked(&container.id, endpoint);
         }
         for pending in container.take_pending() {
             let stream = run.live.attach(pending.streams).await?;
@@ -144,6 +146,7 @@ impl Engine {
             record.state.error.clear();
             record.state.oom_killed = false;
             record.state.started_at = Some(OffsetDateTime::now_utc());
+            record.state.health = health::at_start(record);
             record.endpoint.clone_from(&run.endpoint);
         })?;
         let kept = match self.note(&noted) {
@@ -163,6 +166,8 @@ impl Engine {
             return Err(error);
         }
         container.set_live(Some(run.live.clone()));
+        self.watch_health(container);
+        self.tell_taken(container, &record);
         self.tell(container, "start", &[]);
         Ok(())
     }
@@ -320,13 +325,14 @@ impl Engine {
         self.write_hosts(record, None)
     }
 
-    fn write_hosts(&self, record: &ContainerRecord, endpoint: Option<&Endpoint>) -> Result<()> {
+    pub(crate) fn write_hosts(&self, record: &ContainerRecord, endpoint: Option<&Endpoint>) -> Result<()> {
         let gateway = IpAddr::V4(self.0.networks.bridge_gateway());
         let mut extra = Vec::with_capacity(record.host.extra_hosts.len());
         for entry in &record.host.extra_hosts {
             let (name, address) = parse_extra_host(entry)?;
             extra.push((name.to_owned(), address.parse().unwrap_or(gateway)));
         }
+        extra.extend(self.linked_hosts(record));
         let ip: Option<Ipv4Addr> = endpoint.map(|endpoint| endpoint.ip);
         let text = if record.host.network_mode == "host" {
             let mut text = fs::read_to_string("/etc/hosts").unwrap_or_default();

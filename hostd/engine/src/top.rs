@@ -27,7 +27,7 @@ impl Engine {
             "" => vec!["-ef".to_owned()],
             text => text.split_whitespace().map(str::to_owned).collect(),
         };
-        tokio::task::spawn_blocking(move || {
+        let processes = tokio::task::spawn_blocking(move || {
             let pids = pids(live.pid())?;
             let output = Command::new("ps").args(&arguments).stdin(Stdio::null()).output();
             let output = output.map_err(io("cannot run ps on this machine"))?;
@@ -36,9 +36,10 @@ impl Engine {
                 return Err(EngineError::invalid(format!("ps: {}", why.trim())));
             }
             table(&String::from_utf8_lossy(&output.stdout), &pids)
-        })
-        .await
-        .map_err(joined)?
+        });
+        let processes = processes.await.map_err(joined)??;
+        self.tell(&container, "top", &[]);
+        Ok(processes)
     }
 }
 

@@ -1,17 +1,21 @@
 //! The end of a run: one task per running container waits for it, records it, takes down what the run used, and
 //! applies the restart policy.
+//!
+//! A container that keeps ending is started again after pauses that double from 100 ms to a minute; a run of ten
+//! seconds makes them short again. A stop by a user ends the pause, and a start too.
 
 use crate::Engine;
 use crate::container::{Container, Turn};
-use crate::model::{ContainerRecord, Happening, RestartPolicy, Status};
+use crate::model::{ContainerRecord, Happening, HealthStatus, RestartPolicy, Status};
 use hostd_runtime::Exit;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// First pause before a restart; it doubles with every further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// First pause before a restart, in milliseconds; it doubles with every further one.
+const FIRST_PAUSE: u64 = 100;
+const LONGEST_PAUSE: u64 = 60_000;
 /// A run as long as this makes the pauses short again.
 const GOOD_RUN: time::Duration = time::Duration::seconds(10);
 
@@ -38,14 +42,15 @@ impl Engine {
         if !container.record().state.status.is_up() {
             return;
         }
-        let restart = restarts(&container.record(), exit.code);
+        // A daemon that stops its containers leaves them to the policies of its next start.
+        let restart = restarts(&container.record(), exit.code) && !self.0.stopping.load(Ordering::Acquire);
         let record = self.record_end(container, &turn, exit, restart).await;
+        // Asked while the turn is held: who spares it starts it in the next one.
+        let spared = container.spared.load(Ordering::Acquire);
+        drop(turn);
         if restart {
-            let pause = pause_before(record.restart_count, run_length(&record));
-            drop(turn);
-            self.restart_later(container, pause);
-        } else if record.host.auto_remove {
-            drop(turn);
+            self.restart_later(container, Duration::from_millis(record.state.last_pause));
+        } else if record.host.auto_remove && !spared {
             self.remove_ended(container).await;
         }
     }
@@ -60,6 +65,7 @@ impl Engine {
     ) -> Arc<ContainerRecord> {
         let before = container.record();
         container.set_live(None);
+        container.set_prober(None);
         // A port must be free again when somebody is told of the end; all else can follow.
         let publishes = before.endpoint.as_ref().is_some_and(|endpoint| !endpoint.ports.is_empty());
         if publishes {
@@ -71,6 +77,12 @@ impl Engine {
             record.state.exit_code = exit.code;
             record.state.oom_killed = exit.oom_killed;
             record.state.finished_at = Some(exit.at);
+            record.state.last_pause =
+                if restart { next_pause(record.state.last_pause, run_length(record)) } else { 0 };
+            if let Some(health) = &mut record.state.health {
+                // As Docker: what does not run is not well.
+                health.status = HealthStatus::Unhealthy;
+            }
             record.endpoint = None;
         });
         let record = advanced.unwrap_or_else(|error| {
@@ -87,6 +99,7 @@ impl Engine {
         let seconds = run_length(&record).whole_seconds().max(0);
         let facts = [("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())];
         self.tell(container, "die", &facts);
+        self.tell_released(&before);
         container.ends.send_modify(|ends| {
             ends.count += 1;
             ends.code = exit.code;
@@ -101,33 +114,42 @@ impl Engine {
     pub(crate) fn restart_later(&self, container: &Arc<Container>, pause: Duration) {
         let (engine, container) = (self.clone(), Arc::clone(container));
         tokio::spawn(async move {
-            let mut pause = pause;
-            loop {
+            let mut pause = Some(pause);
+            while let Some(length) = pause {
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(length) => {}
                     () = container.hurry.notified() => return,
                     () = engine.0.closing.cancelled() => return,
                 }
-                let turn = container.turn().await;
-                if container.record().state.status != Status::Restarting || engine.0.closing.is_cancelled() {
-                    return;
-                }
-                container.change(&turn, |record| record.restart_count += 1);
-                let Err(error) = engine.run(&container, turn).await else { return };
-                tracing::warn!(id = container.id, error = error.chain(), "cannot restart");
-                // `run` has left it exited; a policy that goes on after failures goes on after this one.
-                let turn = container.turn().await;
-                let record = container.record();
-                if record.state.status != Status::Exited || !restarts(&record, record.state.exit_code) {
-                    return;
-                }
-                let again = container.change(&turn, |record| record.state.status = Status::Restarting);
-                if let Err(error) = engine.note(&again) {
-                    tracing::error!(id = container.id, %error, "cannot record a restart");
-                }
-                pause = pause_before(again.restart_count, time::Duration::ZERO);
+                pause = engine.restart_now(&container, true).await;
             }
         });
+    }
+
+    /// Starts a container whose pause is over; what is to be waited for another attempt after one that failed.
+    pub(crate) async fn restart_now(&self, container: &Arc<Container>, counts: bool) -> Option<Duration> {
+        let turn = container.turn().await;
+        let gone = self.0.closing.is_cancelled() || self.0.stopping.load(Ordering::Acquire);
+        if container.record().state.status != Status::Restarting || gone {
+            return None;
+        }
+        container.change(&turn, |record| record.restart_count += u32::from(counts));
+        let error = self.run(container, turn).await.err()?;
+        tracing::warn!(id = container.id, error = error.chain(), "cannot restart");
+        // `run` has left it exited; a policy that goes on after failures goes on after this one.
+        let turn = container.turn().await;
+        let record = container.record();
+        if record.state.status != Status::Exited || !restarts(&record, record.state.exit_code) {
+            return None;
+        }
+        let again = container.change(&turn, |record| {
+            record.state.status = Status::Restarting;
+            record.state.last_pause = next_pause(record.state.last_pause, time::Duration::ZERO);
+        });
+        if let Err(error) = self.note(&again) {
+            tracing::error!(id = container.id, %error, "cannot record a restart");
+        }
+        Some(Duration::from_millis(again.state.last_pause))
     }
 }
 
@@ -148,11 +170,9 @@ fn run_length(record: &ContainerRecord) -> time::Duration {
     }
 }
 
-fn pause_before(restarts_so_far: u32, run: time::Duration) -> Duration {
-    if run >= GOOD_RUN {
-        return FIRST_PAUSE;
-    }
-    FIRST_PAUSE.saturating_mul(1 << restarts_so_far.min(10)).min(LONGEST_PAUSE)
+/// Milliseconds until the next run, after one of length `run` that came after a pause of `last`.
+fn next_pause(last: u64, run: time::Duration) -> u64 {
+    if last == 0 || run >= GOOD_RUN { FIRST_PAUSE } else { last.saturating_mul(2).min(LONGEST_PAUSE) }
 }
 
 #[cfg(test)]
@@ -184,9 +204,10 @@ mod tests {
     #[test]
     fn pauses_double_up_to_a_minute_and_a_good_run_resets_them() {
         let short = time::Duration::seconds(1);
-        assert_eq!(pause_before(0, short), Duration::from_millis(100));
-        assert_eq!(pause_before(3, short), Duration::from_millis(800));
-        assert_eq!(pause_before(40, short), Duration::from_secs(60));
-        assert_eq!(pause_before(40, time::Duration::seconds(10)), Duration::from_millis(100));
+        let mut pauses = vec![next_pause(0, short)];
+        (0..11).for_each(|n| pauses.push(next_pause(pauses[n], short)));
+        assert_eq!(pauses[..4], [100, 200, 400, 800]);
+        assert_eq!(pauses[9..], [51_200, 60_000, 60_000]);
+        assert_eq!(next_pause(51_200, time::Duration::seconds(10)), 100);
     }
 }

@@ -139,6 +139,7 @@ impl Host {
             },
             labels: Vec::new(),
             defaults: hostd_engine::Defaults::default(),
+            live_restore: true,
         };
         Engine::open(config).await.unwrap()
     }
@@ -412,14 +413,14 @@ async fn events_tell_a_containers_life(host: &Host) {
         .events(options)
         .unwrap()
         .filter(|e| {
-            let keep = e.kind == "container";
+            let keep = e.as_ref().unwrap().kind == "container";
             async move { keep }
         })
         .collect()
         .await;
-    let actions: Vec<_> = events.iter().map(|e| e.action.as_str()).collect();
+    let actions: Vec<_> = events.iter().map(|e| e.as_ref().unwrap().action.as_str()).collect();
     assert_eq!(actions, ["create", "start", "die", "destroy"]);
-    assert_eq!(events[2].attributes["exitCode"], "2");
+    assert_eq!(events[2].as_ref().unwrap().attributes["exitCode"], "2");
 }
 
 async fn eight_at_a_time_do_not_disturb_each_other(host: &Host) {

@@ -86,6 +86,24 @@ pub fn hosts_file(
     file
 }
 
+/// A hosts file in which the line of `name` has another address; what else stands in it stays.
+pub fn move_host(file: &str, name: &str, address: IpAddr) -> String {
+    let mut moved = String::with_capacity(file.len());
+    for line in file.lines() {
+        let mut words = line.split_whitespace();
+        let names = match (words.next(), words.next()) {
+            (Some(_), Some(first)) if first == name => line.trim_start().split_once(char::is_whitespace),
+            _ => None,
+        };
+        match names {
+            Some((_, names)) => moved.push_str(&format!("{address}\t{}", names.trim_start())),
+            None => moved.push_str(line),
+        }
+        moved.push('\n');
+    }
+    moved
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +132,14 @@ mod tests {
             "nameserver 1.1.1.1\nnameserver 2606:4700::1\nsearch a.b\noptions ndots:2\n"
         );
         assert_eq!(resolv_conf(host, &[], &[".".into()], &[]), "nameserver 10.0.0.2\noptions edns0\n");
+    }
+
+    #[test]
+    fn a_name_moves_to_another_address_and_all_else_stays() {
+        let file = "# mine\n10.0.0.1\tdb 3f2a store\n10.0.0.1\tdb2\n10.0.0.9\tweb\n";
+        let moved = move_host(file, "db", "10.0.0.7".parse().unwrap());
+        assert_eq!(moved, "# mine\n10.0.0.7\tdb 3f2a store\n10.0.0.1\tdb2\n10.0.0.9\tweb\n");
+        assert_eq!(move_host(file, "none", "10.0.0.7".parse().unwrap()), file);
     }
 
     #[test]

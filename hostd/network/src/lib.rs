@@ -30,7 +30,7 @@ mod rules;
 mod state;
 
 pub use error::{NetworkError, NetworkErrorKind};
-pub use etc::{hosts_file, resolv_conf};
+pub use etc::{hosts_file, move_host, resolv_conf};
 pub use netns::new_netns;
 pub use networks::Networks;
 

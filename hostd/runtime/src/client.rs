@@ -232,6 +232,14 @@ impl Container {
         }
     }
 
+    /// Kills an exec and its whole process group; nothing happens where it has ended.
+    ///
+    /// # Errors
+    /// When the shim cannot be reached, or does not know it.
+    pub async fn kill_exec(&self, id: &str) -> Result<()> {
+        self.done(&Request::ExecKill(id.to_owned())).await
+    }
+
     /// Finds an exec again after a restart of the daemon; `None` where the shim does not know it (any more).
     ///
     /// # Errors

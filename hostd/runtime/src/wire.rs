@@ -81,6 +81,8 @@ pub(crate) enum Request {
     /// Answered by `Exited` or `NoSuchExec`.
     ExecWait(String),
     ExecResize(String, TtySize),
+    /// Kill an exec's process group.
+    ExecKill(String),
     /// Kill the container and end.
     Quit,
 }

@@ -1,7 +1,7 @@
 //! What a container gets from its image's configuration, by Docker's rules.
 
 use crate::error::{EngineError, Result};
-use crate::model::{ContainerConfig, Port};
+use crate::model::{ContainerConfig, Healthcheck, Port};
 use hostd_image::ContainerConfig as ImageConfig;
 
 /// `asked` with what it leaves open taken from `image`.
@@ -49,10 +49,28 @@ pub(super) fn merge(mut asked: ContainerConfig, image: &ImageConfig) -> Result<C
     if asked.shell.is_none() {
         asked.shell.clone_from(&image.shell);
     }
-    if asked.healthcheck.is_none() {
-        asked.healthcheck.clone_from(&image.healthcheck);
+    if let Some(json) = image.healthcheck.as_ref().filter(|json| !json.is_null()) {
+        let of_image: Healthcheck = serde_json::from_value(json.clone())
+            .map_err(|e| EngineError::invalid("the image's Healthcheck makes no sense").caused_by(e))?;
+        asked.healthcheck = Some(match asked.healthcheck {
+            Some(own) => merge_healthcheck(own, of_image),
+            None => of_image,
+        });
     }
     Ok(asked)
+}
+
+/// Field by field: `docker run --health-interval=5s` keeps the image's test.
+fn merge_healthcheck(own: Healthcheck, image: Healthcheck) -> Healthcheck {
+    let or = |own: i64, image: i64| if own == 0 { image } else { own };
+    Healthcheck {
+        test: if own.test.is_empty() { image.test } else { own.test },
+        interval: or(own.interval, image.interval),
+        timeout: or(own.timeout, image.timeout),
+        start_period: or(own.start_period, image.start_period),
+        start_interval: or(own.start_interval, image.start_interval),
+        retries: or(own.retries, image.retries),
+    }
 }
 
 fn fill(slot: &mut String, default: &str) {
@@ -122,6 +140,27 @@ mod tests {
         assert_eq!(merged.stop_signal.as_deref(), Some("SIGQUIT"));
         assert!(merged.volumes.contains("/data"));
         assert_eq!(merged.exposed_ports.first().unwrap().to_string(), "80/tcp");
+    }
+
+    #[test]
+    fn a_health_check_takes_from_the_image_what_it_leaves_open() {
+        let image = ImageConfig {
+            healthcheck: Some(serde_json::json!({ "Test": ["CMD", "true"], "Interval": 5, "Retries": null })),
+            ..ImageConfig::default()
+        };
+        let merged = |own: Option<Healthcheck>| {
+            let asked = ContainerConfig { healthcheck: own, ..ContainerConfig::default() };
+            merge(asked, &image).unwrap().healthcheck.unwrap()
+        };
+        assert_eq!(
+            (merged(None).test, merged(None).interval),
+            (vec!["CMD".to_owned(), "true".to_owned()], 5)
+        );
+        let own = Healthcheck { interval: 7, retries: 2, ..Healthcheck::default() };
+        let got = merged(Some(own));
+        assert_eq!((got.test.len(), got.interval, got.retries), (2, 7, 2));
+        let none = Healthcheck { test: vec!["NONE".to_owned()], ..Healthcheck::default() };
+        assert_eq!(merged(Some(none)).test, ["NONE"]);
     }
 
     #[test]

@@ -60,7 +60,9 @@ impl Engine {
         let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;
         self.check_targets(&mut host)?;
         options::check_mac(request.mac_address.as_deref(), &host)?;
-        let planned = mounts::plan(&config, &host)?;
+        let links = self.resolve_links(&host)?;
+        host.links.clear();
+        let planned = mounts::plan(&config, &host, self.inherited_mounts(&host)?)?;
 
         let id = names::random_id()?;
         let name = match wanted_name {
@@ -79,7 +81,7 @@ impl Engine {
         fs::create_dir(&dir).map_err(io(format!("cannot make {}", dir.display())))?;
         let mounts = self.make_mounts(planned, &image, &dir, &mut undo).await?;
         let record = self.first_record(id, name, image.id, config, host, args);
-        let record = ContainerRecord { mounts, mac_address: request.mac_address, ..record };
+        let record = ContainerRecord { mounts, links, mac_address: request.mac_address, ..record };
         self.0.db.store(&record).await?;
         undo.armed = false;
         let container = Container::new(record);
@@ -118,6 +120,7 @@ impl Engine {
             endpoint: None,
             restart_count: 0,
             mac_address: None,
+            links: Vec::new(),
             state: State::new(),
             id,
         }
@@ -133,6 +136,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// What the containers of `--volumes-from` have mounted.
+    fn inherited_mounts(&self, host: &HostConfig) -> Result<Vec<mounts::Planned>> {
+        let mut inherited = Vec::new();
+        for text in &host.volumes_from {
+            let (name, writable) = mounts::parse_volumes_from(text)?;
+            // Not `NotFound`: of a create, clients take that for a missing image, and pull it.
+            let from = self.container(name).map_err(|error| EngineError::invalid(error.message))?;
+            inherited.extend(mounts::inherit(&from.record().mounts, writable));
+        }
+        Ok(inherited)
     }
 
     /// Makes what `planned` needs and settles where it comes from.
@@ -152,7 +167,8 @@ impl Engine {
             }
             let volumes = self.0.volumes.clone();
             let lower = if plan.no_copy { Vec::new() } else { image.layers.clone() };
-            let mounts::Planned { mut point, anonymous, driver, driver_options, labels, .. } = plan;
+            let mounts::Planned { mut point, anonymous, inherited, driver, driver_options, labels, .. } =
+                plan;
             let name = point.name.clone().unwrap_or_default();
             // Before it is looked for: it must not be removed from now on.
             self.0.claims.add(&name);
@@ -162,7 +178,9 @@ impl Engine {
             }
             let (volume, point, is_new) = tokio::task::spawn_blocking(move || -> Result<_> {
                 let known = volumes.get(&name).is_ok();
-                let volume = if anonymous {
+                let volume = if inherited {
+                    volumes.get(&name)?
+                } else if anonymous {
                     volumes.create_anonymous(&name, &driver, &driver_options, &labels)?
                 } else {
                     volumes.create(Some(&name), &driver, &driver_options, &labels)?

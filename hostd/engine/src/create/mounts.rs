@@ -12,6 +12,8 @@ pub(super) struct Planned {
     pub(super) no_copy: bool,
     /// A volume without a name of its own.
     pub(super) anonymous: bool,
+    /// Another container's, by `--volumes-from`: it is there already.
+    pub(super) inherited: bool,
     pub(super) driver: String,
     pub(super) driver_options: BTreeMap<String, String>,
     pub(super) labels: BTreeMap<String, String>,
@@ -19,8 +21,35 @@ pub(super) struct Planned {
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
-/// All mounts, parents before children.
-pub(super) fn plan(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Planned>> {
+/// `name[:mode]` of `--volumes-from`; whether it may be written to.
+pub(super) fn parse_volumes_from(text: &str) -> Result<(&str, bool)> {
+    let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+    if name.is_empty() {
+        return Err(EngineError::invalid(format!("invalid volumes-from specification: '{text}'")));
+    }
+    match mode_of(mode) {
+        Ok(parsed) if !parsed.no_copy && parsed.propagation.is_none() => Ok((name, !parsed.read_only)),
+        _ => Err(EngineError::invalid(format!("invalid mode: {mode}"))),
+    }
+}
+
+/// What another container has mounted, for `--volumes-from`.
+pub(super) fn inherit(points: &[MountPoint], writable: bool) -> impl Iterator<Item = Planned> {
+    points.iter().map(move |point| {
+        let mut planned = volume(None, String::new(), String::new());
+        planned.point = MountPoint { rw: point.rw && writable, mode: String::new(), ..point.clone() };
+        planned.no_copy = true;
+        planned.inherited = true;
+        planned
+    })
+}
+
+/// All mounts, parents before children. What is asked for by itself takes the place of what is inherited.
+pub(super) fn plan(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    inherited: Vec<Planned>,
+) -> Result<Vec<Planned>> {
     let mut planned: Vec<Planned> = Vec::new();
     let add = |plan: Planned, planned: &mut Vec<Planned>| {
         let target = &plan.point.destination;
@@ -40,6 +69,15 @@ pub(super) fn plan(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Pl
     }
     for target in host.tmpfs.keys() {
         check_target("tmpfs", target)?;
+    }
+    // Of two containers that mount something at one place, the one named last counts.
+    for plan in inherited.into_iter().rev() {
+        let target = &plan.point.destination;
+        let taken = planned.iter().any(|p| p.point.destination == *target)
+            || host.tmpfs.keys().any(|t| clean(t) == *target);
+        if !taken {
+            planned.push(plan);
+        }
     }
     // What is mounted explicitly takes the place of a volume that the image wants there.
     for path in &config.volumes {
@@ -70,6 +108,7 @@ fn volume(name: Option<String>, destination: String, mode: String) -> Planned {
         },
         no_copy: false,
         anonymous: false,
+        inherited: false,
         driver: "local".to_owned(),
         driver_options: BTreeMap::new(),
         labels: BTreeMap::new(),
@@ -270,7 +309,7 @@ mod tests {
     fn binds(specs: &[&str]) -> Result<Vec<Planned>> {
         let host =
             HostConfig { binds: specs.iter().map(|s| (*s).to_owned()).collect(), ..HostConfig::default() };
-        plan(&ContainerConfig::default(), &host)
+        plan(&ContainerConfig::default(), &host, Vec::new())
     }
 
     #[test]
@@ -330,9 +369,30 @@ mod tests {
             ..ContainerConfig::default()
         };
         let host = HostConfig { binds: vec!["/src:/data".to_owned()], ..HostConfig::default() };
-        let planned = plan(&config, &host).unwrap();
+        let planned = plan(&config, &host, Vec::new()).unwrap();
         let got: Vec<_> = planned.iter().map(|p| (p.point.kind, p.point.destination.as_str())).collect();
         assert_eq!(got, [(MountType::Bind, "/data"), (MountType::Volume, "/a/b")]);
+    }
+
+    #[test]
+    fn inherited_mounts_yield_to_those_asked_for() {
+        let points: Vec<MountPoint> =
+            binds(&["/src:/data", "vol:/own"]).unwrap().into_iter().map(|plan| plan.point).collect();
+        let host = HostConfig { binds: vec!["/other:/data".to_owned()], ..HostConfig::default() };
+        let config = ContainerConfig { volumes: ["/own".to_owned()].into(), ..ContainerConfig::default() };
+        let planned = plan(&config, &host, inherit(&points, false).collect()).unwrap();
+        let got: Vec<_> =
+            planned.iter().map(|p| (p.point.source.as_str(), p.inherited, p.point.rw)).collect();
+        assert_eq!(got, [("/other", false, true), ("", true, false)]);
+    }
+
+    #[test]
+    fn volumes_from_has_a_name_and_a_mode() {
+        assert_eq!(parse_volumes_from("db").unwrap(), ("db", true));
+        assert_eq!(parse_volumes_from("db:ro").unwrap(), ("db", false));
+        for bad in ["", ":ro", "db:purple", "db:nocopy", "db:rshared"] {
+            assert!(parse_volumes_from(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -353,7 +413,7 @@ mod tests {
         };
         let host = HostConfig { mounts: vec![mount], ..HostConfig::default() };
         assert_eq!(
-            plan(&ContainerConfig::default(), &host).unwrap_err().message,
+            plan(&ContainerConfig::default(), &host, Vec::new()).unwrap_err().message,
             "invalid mount config for type \"bind\": bind source path does not exist: /does/not/exist"
         );
     }

@@ -5,7 +5,7 @@ use super::{limits, namespaces, security};
 use crate::error::{EngineError, Result};
 use crate::info::Machine;
 use crate::model::{ContainerConfig, HostConfig, RestartPolicy};
-use crate::{Defaults, signals};
+use crate::{Defaults, health, signals};
 use std::collections::BTreeMap;
 
 pub(super) fn refuse<T>(message: impl Into<String>) -> Result<T> {
@@ -46,17 +46,15 @@ pub(super) fn check(
     if published && ["host", "none"].contains(&host.network_mode.as_str()) {
         warnings.push(format!("Published ports are discarded when using {} network mode", host.network_mode));
     }
-    if config.healthcheck.as_ref().is_some_and(|check| check["Test"][0] != "NONE") {
-        warnings.push(
-            "The image's health check is not run: this engine does not support health checks yet.".to_owned(),
-        );
-    }
     Ok(warnings)
 }
 
 fn check_config(config: &ContainerConfig) -> Result<()> {
     if let Some(signal) = &config.stop_signal {
         signals::parse(signal)?;
+    }
+    if let Some(check) = &config.healthcheck {
+        health::validate(check)?;
     }
     if let Some(bad) = config.env.iter().find(|v| v.is_empty() || v.starts_with('=')) {
         return refuse(format!("invalid environment variable: {bad}"));

@@ -325,6 +325,10 @@ impl Shim {
                 Some(task) => set_size(task, size).map(|()| Reply::Done),
                 None => Ok(Reply::NoSuchExec),
             },
+            Request::ExecKill(id) => match self.exec(&id) {
+                Some(task) => kill_group(task).map(|()| Reply::Done),
+                None => Ok(Reply::NoSuchExec),
+            },
             Request::Quit => {
                 self.quit = true;
                 Ok(Reply::Done)
@@ -437,6 +441,15 @@ fn wait(task: &mut Task, mut connection: UnixStream) {
             let _ = send(&mut connection, &Reply::Exited(record));
         }
         None => task.waiters.push(connection),
+    }
+}
+
+/// An exec leads a session, and with it a process group, whose number stays its own until it is reaped.
+fn kill_group(task: &Task) -> Attempt<()> {
+    match rustix::process::Pid::from_raw(task.pid).filter(|_| task.exit.is_none()) {
+        Some(group) => rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
+            .doing(|| "kill the process group of an exec".into()),
+        None => Ok(()),
     }
 }
 
