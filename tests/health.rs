@@ -38,9 +38,11 @@ fn health_goes_from_starting_to_healthy_to_unhealthy_and_back() {
     host.docker(["exec", "box", "touch", "/well"]).success();
     becomes(&host, "box", "healthy");
     let args = ["events", "--since", "1h", "--until", "0s", "--filter", "event=health_status"];
-    let events = run(host.docker_command().args(args).args(["--format", "{{.Action}}"])).text();
-    let seen: Vec<_> = events.lines().collect();
-    assert_eq!(seen, ["health_status: healthy", "health_status: unhealthy", "health_status: healthy"]);
+    let expected = "health_status: healthy\nhealth_status: unhealthy\nhealth_status: healthy";
+    eventually("the events of all changes", || {
+        let seen = run(host.docker_command().args(args).args(["--format", "{{.Action}}"])).text();
+        (seen == expected).then_some(())
+    });
     // What does not run is not well.
     host.docker(["stop", "-t", "0", "box"]).success();
     assert_eq!(status(&host, "box"), "unhealthy");
