@@ -69,9 +69,13 @@ fn encode_info(info: &Info, version: ApiVersion) -> Value {
             map.extend(part);
         }
     }
+    if !version.since(49) {
+        map.remove("FirewallBackend");
+    }
     if !version.since(50) {
-        map.insert("BridgeNfIptables".to_owned(), Value::Bool(false));
-        map.insert("BridgeNfIp6tables".to_owned(), Value::Bool(false));
+        map.remove("DiscoveredDevices");
+        map.insert("BridgeNfIptables".to_owned(), Value::Bool(info.bridge_netfilter.0));
+        map.insert("BridgeNfIp6tables".to_owned(), Value::Bool(info.bridge_netfilter.1));
     }
     Value::Object(map)
 }
@@ -92,7 +96,7 @@ fn encode_host(info: &Info) -> Value {
         "CPUShares": info.cpu_shares,
         "CPUSet": info.cpuset,
         "PidsLimit": info.pids_limit,
-        "IPv4Forwarding": true,
+        "IPv4Forwarding": info.ipv4_forwarding,
         "OomKillDisable": false,
         "SystemTime": timestamps::rfc3339(info.system_time),
         "CgroupVersion": info.cgroup_version.to_string(),
@@ -114,23 +118,23 @@ fn encode_host(info: &Info) -> Value {
 fn encode_engine(info: &Info) -> Value {
     json!({
         "Driver": "overlay2",
-        "DriverStatus": [],
+        "DriverStatus": info.driver_status,
         "DockerRootDir": info.data_root,
         "Plugins": {
             "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file"],
         },
         "Debug": tracing::enabled!(tracing::Level::DEBUG),
-        "NFd": 0,
-        "NGoroutines": 0,
+        "NFd": info.descriptors,
+        "NGoroutines": info.tasks,
         "LoggingDriver": "json-file",
         "CgroupDriver": "cgroupfs",
-        "NEventsListener": 0,
+        "NEventsListener": info.event_listeners,
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": registry_config(info),
         "GenericResources": null,
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
+        "HttpProxy": info.proxies[0],
+        "HttpsProxy": info.proxies[1],
+        "NoProxy": info.proxies[2],
         "ExperimentalBuild": false,
         "ServerVersion": SERVER_VERSION,
         "Runtimes": { "hostd": { "path": "hostd" } },
@@ -139,13 +143,15 @@ fn encode_engine(info: &Info) -> Value {
             "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
             "RemoteManagers": null,
         },
-        "LiveRestoreEnabled": true,
+        "LiveRestoreEnabled": info.live_restore,
         "Isolation": "",
         "InitBinary": "hostd",
         "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" },
         "InitCommit": { "ID": "" },
         "DefaultAddressPools": [],
+        "FirewallBackend": { "Driver": "nftables" },
+        "DiscoveredDevices": [],
         "CDISpecDirs": [],
     })
 }

@@ -65,6 +65,22 @@ pub struct Info {
     pub security_options: Vec<String>,
     /// Now.
     pub system_time: OffsetDateTime,
+    /// Containers run on while no daemon does.
+    pub live_restore: bool,
+    /// Clients that listen to events.
+    pub event_listeners: usize,
+    /// Open descriptors of the daemon.
+    pub descriptors: usize,
+    /// Tasks of the daemon that are not over.
+    pub tasks: usize,
+    /// What kind of file system the layers are on, and others of the storage driver's facts.
+    pub driver_status: Vec<(String, String)>,
+    /// The host passes packets on.
+    pub ipv4_forwarding: bool,
+    /// Bridged packets pass the firewall: of IPv4, of IPv6.
+    pub bridge_netfilter: (bool, bool),
+    /// `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` of the daemon, without passwords.
+    pub proxies: [String; 3],
 }
 
 /// What limits this machine can keep.
@@ -194,7 +210,51 @@ impl Engine {
             warnings: machine.warnings().into_iter().chain(Self::security_warnings()).collect(),
             security_options: self.security_features(),
             system_time: OffsetDateTime::now_utc(),
+            live_restore: config.live_restore,
+            event_listeners: self.0.bus.subscribers(),
+            descriptors: fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+            tasks: tokio::runtime::Handle::try_current().map_or(0, |h| h.metrics().num_alive_tasks()),
+            driver_status: driver_status(&config.data_root),
+            ipv4_forwarding: switched_on("net/ipv4/ip_forward"),
+            bridge_netfilter: (
+                switched_on("net/bridge/bridge-nf-call-iptables"),
+                switched_on("net/bridge/bridge-nf-call-ip6tables"),
+            ),
+            proxies: ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"].map(proxy),
         })
+    }
+}
+
+/// A sysctl that is 0 or 1; one that is missing is off.
+fn switched_on(path: &str) -> bool {
+    fs::read_to_string(Path::new("/proc/sys").join(path)).is_ok_and(|text| text.trim() == "1")
+}
+
+/// The driver's facts, under the names of Docker's overlay2.
+fn driver_status(data_root: &Path) -> Vec<(String, String)> {
+    let magic = rustix::fs::statfs(data_root).map_or(0, |fs| fs.f_type as u32);
+    let name = match magic {
+        0xef53 => "extfs",
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0x0102_1994 => "tmpfs",
+        0x794c_7630 => "overlayfs",
+        0xf2f5_2010 => "f2fs",
+        0x2fc1_2fc1 => "zfs",
+        _ => "<unknown>",
+    };
+    vec![
+        ("Backing Filesystem".to_owned(), name.to_owned()),
+        ("Supports d_type".to_owned(), "true".to_owned()),
+    ]
+}
+
+/// A proxy setting of the environment, in either case; what stands before `@` may be a password.
+fn proxy(name: &str) -> String {
+    let value = std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase())).unwrap_or_default();
+    match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (_, host))) => format!("{scheme}://xxxxx:xxxxx@{host}"),
+        None => value,
     }
 }
 
