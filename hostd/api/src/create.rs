@@ -187,7 +187,6 @@ pub(crate) mod tests {
             (json!({ "DeviceRequests": [{ "Driver": "nvidia" }] }), 501, "HostConfig.DeviceRequests"),
             (json!({ "BlkioWeight": 10 }), 501, "HostConfig.BlkioWeight"),
             (json!({ "StorageOpt": { "size": "1G" } }), 501, "HostConfig.StorageOpt"),
-            (json!({ "Runtime": "kata" }), 400, "unknown or invalid runtime name: kata"),
             (
                 json!({ "LogConfig": { "Type": "syslog" } }),
                 400,

@@ -35,10 +35,6 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
     fields.refuse(NOT_HONOURED)?;
     only(fields, "Isolation", &["default"])?;
     only(fields, "VolumeDriver", &["local"])?;
-    let runtime = fields.string("Runtime")?;
-    if !["", "hostd"].contains(&runtime.as_str()) {
-        return Err(ApiError::bad_request(format!("unknown or invalid runtime name: {runtime}")));
-    }
     let (log_driver, log_options) = log_config(fields)?;
     let or_before = |name: &str, minor: u16, default: &str| -> Result<String> {
         let value = fields.string(name)?;
@@ -86,6 +82,7 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         console_size: if version.since(42) { console_size(fields)? } else { None },
         resources: resources(fields, version)?,
         container_id_file: fields.string("ContainerIDFile")?,
+        runtime: fields.string("Runtime")?,
         annotations: if version.since(43) { fields.string_map("Annotations")? } else { Default::default() },
     })
 }
@@ -337,7 +334,7 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "UTSMode": host.uts_mode,
         "UsernsMode": host.userns_mode,
         "ShmSize": host.shm_size.unwrap_or(64 << 20),
-        "Runtime": "hostd",
+        "Runtime": if host.runtime.is_empty() { "hostd" } else { &host.runtime },
         "Isolation": "",
         "MaskedPaths": host.masked_paths,
         "ReadonlyPaths": host.readonly_paths,

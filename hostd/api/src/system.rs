@@ -59,7 +59,9 @@ fn go_arch(machine: &str) -> &str {
 
 /// `GET /info`.
 pub(crate) async fn info(State(engine): State<Engine>, version: ApiVersion) -> Result<Json<Value>, ApiError> {
-    Ok(Json(encode_info(&engine.info()?, version)))
+    let mut value = encode_info(&engine.info()?, version);
+    value["RuncCommit"]["ID"] = json!(engine.runc_commit().await);
+    Ok(Json(value))
 }
 
 fn encode_info(info: &Info, version: ApiVersion) -> Value {
@@ -137,8 +139,8 @@ fn encode_engine(info: &Info) -> Value {
         "NoProxy": info.proxies[2],
         "ExperimentalBuild": false,
         "ServerVersion": SERVER_VERSION,
-        "Runtimes": { "hostd": { "path": "hostd" } },
-        "DefaultRuntime": "hostd",
+        "Runtimes": runtimes(info),
+        "DefaultRuntime": info.default_runtime,
         "Swarm": {
             "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
             "RemoteManagers": null,
@@ -154,6 +156,19 @@ fn encode_engine(info: &Info) -> Value {
         "DiscoveredDevices": [],
         "CDISpecDirs": [],
     })
+}
+
+/// The OCI runtimes by name.
+fn runtimes(info: &Info) -> Value {
+    let entry = |path: &str, args: &[String]| match args {
+        [] => json!({ "path": path }),
+        args => json!({ "path": path, "runtimeArgs": args }),
+    };
+    info.runtimes
+        .iter()
+        .map(|(name, path, args)| (name.clone(), entry(path, args)))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 fn registry_config(info: &Info) -> Value {

@@ -3,8 +3,9 @@
 use crate::Result;
 use crate::failure::Failure;
 use crate::listen::Host;
-use crate::settings::{Flags, Settings};
-use hostd_engine::{Defaults, SeccompProfile, SecurityDefaults};
+use crate::settings::{Flags, NamedRuntime, Settings};
+use hostd_engine::{Defaults, OtherRuntime, RuntimeChoice, SeccompProfile, SecurityDefaults};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) labels: Vec<String>,
     /// What containers get that do not say.
     pub(crate) defaults: Defaults,
+    pub(crate) runtimes: RuntimeChoice,
     pub(crate) log_level: LevelFilter,
     /// Containers run on while hostd does not.
     pub(crate) live_restore: bool,
@@ -85,6 +87,7 @@ impl Config {
             defaults,
             live_restore: settings.live_restore.unwrap_or(true),
             shutdown_timeout: shutdown_timeout(settings.shutdown_timeout)?,
+            runtimes: runtimes(settings.runtimes, settings.default_runtime)?,
             log_level: level(settings.log_level.as_deref(), settings.debug.unwrap_or(false))?,
         })
     }
@@ -231,6 +234,23 @@ fn shutdown_timeout(seconds: Option<i64>) -> Result<Option<Duration>> {
     }
 }
 
+/// A name is given once, and the programs are absolute paths or names to look up.
+fn runtimes(named: Vec<NamedRuntime>, default: Option<String>) -> Result<RuntimeChoice> {
+    let mut others = BTreeMap::new();
+    for NamedRuntime { name, path, args } in named {
+        if !path.is_absolute() && path.components().count() > 1 {
+            return Err(Failure::new(format!(
+                "the path of runtime {name} must be absolute, or a name on PATH, not {}",
+                path.display()
+            )));
+        }
+        if others.insert(name.clone(), OtherRuntime { path, args }).is_some() {
+            return Err(Failure::new(format!("runtime {name} is given twice")));
+        }
+    }
+    Ok(RuntimeChoice { others, default })
+}
+
 fn level(text: Option<&str>, debug: bool) -> Result<LevelFilter> {
     let level = match text {
         None => LevelFilter::INFO,
@@ -308,6 +328,39 @@ mod tests {
             (&["-H", "tcp://127.0.0.1:2376", "--tls"], "", "without client certificates"),
             (&["--allow-unauthenticated=tcp://127.0.0.1:2375"], "", "not among the hosts"),
             (&["-H", "http://x"], "", "invalid host"),
+        ] {
+            let error = load(args, file).unwrap_err();
+            assert!(error.contains(words), "{args:?} {file}: {error}");
+        }
+    }
+
+    #[test]
+    fn runtimes_come_from_flags_and_from_dockerds_file() {
+        let config = load(&["--add-runtime=mine=/opt/mine", "--default-runtime", "mine"], "").unwrap();
+        assert_eq!(config.runtimes.others["mine"].path, Path::new("/opt/mine"));
+        assert_eq!(config.runtimes.default.as_deref(), Some("mine"));
+        let file = r#"{"default-runtime": "b", "runtimes": {"b": {"path": "/b", "runtimeArgs": ["--debug"]},
+            "c": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "crun"}}}}"#;
+        let others = load(&[], file).unwrap().runtimes.others;
+        assert_eq!(others["b"].args, ["--debug"]);
+        assert_eq!(others["c"].path, Path::new("crun"));
+        for (args, file, words) in [
+            (&["--add-runtime=x"][..], "", "name=path"),
+            (&["--add-runtime=a=/x", "--add-runtime=a=/y"], "", "runtime a is given twice"),
+            (&["--add-runtime=a=x/y"], "", "must be absolute"),
+            (&[], r#"{"runtimes": {"a": {}}}"#, "path is missing"),
+            (&[], r#"{"runtimes": {"a": {"path": "/a", "shim": 1}}}"#, "shim"),
+            (
+                &[],
+                r#"{"runtimes": {"a": {"runtimeType": "io.containerd.kata.v2"}}}"#,
+                "io.containerd.kata.v2",
+            ),
+            (
+                &[],
+                r#"{"runtimes": {"a": {"runtimeType": "io.containerd.runc.v2", "options": {"Root": "/r"}}}}"#,
+                "Root",
+            ),
+            (&["--add-runtime=a=/x"], r#"{"runtimes": {"a": {"path": "/a"}}}"#, "both as a flag"),
         ] {
             let error = load(args, file).unwrap_err();
             assert!(error.contains(words), "{args:?} {file}: {error}");

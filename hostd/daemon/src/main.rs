@@ -57,7 +57,7 @@ fn run(flags: &settings::Flags) -> Result<()> {
     logging::start(config.log_level);
     let _lock = lock::Lock::take(&config.data_root, &config.pidfile)?;
     let runtime = runtime()?;
-    let result = runtime.block_on(daemon(config));
+    let result = runtime.block_on(daemon(config, flags));
     // What still blocks (a read from a registry, say) must not hold the exit up.
     runtime.shutdown_background();
     result
@@ -76,7 +76,7 @@ fn runtime() -> Result<Runtime> {
         .map_err(|error| Failure::new("cannot start worker threads").because(error))
 }
 
-async fn daemon(config: Config) -> Result<()> {
+async fn daemon(config: Config, flags: &settings::Flags) -> Result<()> {
     let handler = |kind| signal(kind).map_err(|error| Failure::new("cannot handle signals").because(error));
     let (mut terminate, mut interrupt) =
         (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
@@ -99,7 +99,7 @@ async fn daemon(config: Config) -> Result<()> {
                 if let Some(tls) = &tls {
                     tls.reload();
                 }
-                engine.tell_reloaded();
+                reload(flags, &engine);
             }
         }
     }
@@ -111,6 +111,24 @@ async fn daemon(config: Config) -> Result<()> {
     }
     engine.shutdown().await;
     Ok(())
+}
+
+/// Takes over what can change in a running daemon: the OCI runtimes. A configuration that is wrong changes nothing.
+fn reload(flags: &settings::Flags, engine: &Engine) {
+    let taken = Config::load(flags).and_then(|config| {
+        let set = engine.set_runtimes(&config.runtimes);
+        set.map_err(|error| Failure::new("cannot take over the runtimes").because(error))
+    });
+    match taken {
+        Ok(()) => {
+            tracing::info!("configuration reloaded");
+            engine.tell_reloaded();
+        }
+        Err(failure) => {
+            let cause = std::error::Error::source(&failure).map(ToString::to_string).unwrap_or_default();
+            tracing::error!(%failure, cause, "cannot reload the configuration");
+        }
+    }
 }
 
 fn engine_config(config: &Config) -> EngineConfig {
@@ -132,5 +150,6 @@ fn engine_config(config: &Config) -> EngineConfig {
         labels: config.labels.clone(),
         defaults: config.defaults.clone(),
         live_restore: config.live_restore,
+        runtimes: config.runtimes.clone(),
     }
 }

@@ -99,6 +99,13 @@ pub(crate) struct Settings {
     /// Label of this machine, key=value (can be repeated)
     #[arg(long = "label", value_name = "LABEL")]
     pub(crate) labels: Vec<String>,
+    /// A further OCI runtime, name=path (can be repeated; in the file an object)
+    #[arg(long = "add-runtime", value_name = "NAME=PATH")]
+    #[serde(with = "named_runtimes")]
+    pub(crate) runtimes: Vec<NamedRuntime>,
+    /// OCI runtime of containers that ask for none
+    #[arg(long, value_name = "NAME")]
+    pub(crate) default_runtime: Option<String>,
     /// Containers run on while hostd does not; otherwise they are stopped along with it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) live_restore: Option<bool>,
@@ -111,6 +118,96 @@ pub(crate) struct Settings {
     /// Log at level debug
     #[arg(short = 'D', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) debug: Option<bool>,
+}
+
+/// An OCI runtime: a flag's `name=path`, or an entry of the file's `runtimes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedRuntime {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) args: Vec<String>,
+}
+
+impl std::str::FromStr for NamedRuntime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.trim().is_empty() && !path.trim().is_empty() => {
+                Ok(Self { name: name.trim().to_owned(), path: path.trim().into(), args: Vec::new() })
+            }
+            _ => Err(format!("invalid runtime {text:?}: it must have the form name=path")),
+        }
+    }
+}
+
+/// `runtimes` as dockerd's configuration file has it.
+mod named_runtimes {
+    use super::NamedRuntime;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "camelCase")]
+    struct Entry {
+        #[serde(default)]
+        path: PathBuf,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        runtime_args: Vec<String>,
+        /// dockerd's way to name a containerd shim: the one for runc's kind is what hostd does anyway.
+        #[serde(default, skip_serializing)]
+        runtime_type: String,
+        #[serde(default, skip_serializing)]
+        options: Option<Options>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Options {
+        #[serde(rename = "BinaryName")]
+        binary_name: PathBuf,
+    }
+
+    pub(super) fn serialize<S: Serializer>(all: &[NamedRuntime], to: S) -> Result<S::Ok, S::Error> {
+        let entry = |runtime: &NamedRuntime| Entry {
+            path: runtime.path.clone(),
+            runtime_args: runtime.args.clone(),
+            ..Entry::default()
+        };
+        all.iter().map(|runtime| (&runtime.name, entry(runtime))).collect::<BTreeMap<_, _>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NamedRuntime>, D::Error> {
+        let all = BTreeMap::<String, Entry>::deserialize(from)?;
+        all.into_iter().map(|(name, entry)| entry.named(name).map_err(D::Error::custom)).collect()
+    }
+
+    impl Entry {
+        fn named(self, name: String) -> Result<NamedRuntime, String> {
+            let binary = self.options.map(|options| options.binary_name);
+            if !["", "io.containerd.runc.v2"].contains(&self.runtime_type.as_str()) {
+                return Err(format!(
+                    "runtimes.{name}: runtimeType {:?} is not supported: hostd runs OCI runtimes by their path",
+                    self.runtime_type
+                ));
+            }
+            if binary.is_some() && self.runtime_type.is_empty() {
+                return Err(format!("runtimes.{name}: options cannot be set without runtimeType"));
+            }
+            if !self.path.as_os_str().is_empty() && !self.runtime_type.is_empty() {
+                return Err(format!("runtimes.{name}: cannot have both path and runtimeType"));
+            }
+            let fallback = if self.runtime_type.is_empty() { "" } else { "runc" };
+            let path =
+                [Some(self.path), binary].into_iter().flatten().find(|path| !path.as_os_str().is_empty());
+            let path = path.unwrap_or_else(|| fallback.into());
+            if path.as_os_str().is_empty() {
+                return Err(format!("runtimes.{name}: path is missing"));
+            }
+            Ok(NamedRuntime { name, path, args: self.runtime_args })
+        }
+    }
 }
 
 impl Settings {
@@ -143,7 +240,12 @@ fn read(path: &Path) -> Result<Option<String>> {
 /// What is set, by the file's names.
 fn set(settings: &Settings) -> Map<String, Value> {
     let Ok(Value::Object(mut map)) = serde_json::to_value(settings) else { return Map::new() };
-    map.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty()));
+    map.retain(|_, value| match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(items) => !items.is_empty(),
+        _ => true,
+    });
     map
 }
 

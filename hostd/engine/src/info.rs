@@ -63,6 +63,10 @@ pub struct Info {
     pub warnings: Vec<String>,
     /// `name=seccomp,profile=builtin` …
     pub security_options: Vec<String>,
+    /// Name, program and arguments of the OCI runtimes.
+    pub runtimes: Vec<(String, String, Vec<String>)>,
+    /// The one that a container gets which asks for none.
+    pub default_runtime: String,
     /// Now.
     pub system_time: OffsetDateTime,
     /// Containers run on while no daemon does.
@@ -167,6 +171,12 @@ impl Engine {
         MACHINE.get_or_init(Machine::detect).clone()
     }
 
+    /// The commit that runc was built from; empty where there is no runc.
+    pub async fn runc_commit(&self) -> String {
+        let runtimes = self.0.runtimes();
+        tokio::task::spawn_blocking(move || runtimes.runc_commit()).await.unwrap_or_default()
+    }
+
     /// Counts and facts.
     pub fn info(&self) -> Result<Info> {
         let (mut running, mut paused, mut stopped) = (0, 0, 0);
@@ -209,6 +219,8 @@ impl Engine {
             cpuset: machine.cpuset,
             warnings: machine.warnings().into_iter().chain(Self::security_warnings()).collect(),
             security_options: self.security_features(),
+            runtimes: self.0.runtimes().list(),
+            default_runtime: self.0.runtimes().default_name().to_owned(),
             system_time: OffsetDateTime::now_utc(),
             live_restore: config.live_restore,
             event_listeners: self.0.bus.subscribers(),

@@ -46,6 +46,7 @@ mod prune;
 mod recover;
 mod remove;
 mod revive;
+mod runtimes;
 mod security;
 mod signals;
 mod spec;
@@ -74,6 +75,7 @@ pub use logs::LogOptions;
 pub use networks::Network;
 pub use prune::ImageUsage;
 pub use remove::RemoveOptions;
+pub use runtimes::{OtherRuntime, RuntimeChoice};
 pub use stats::{CpuSample, NetworkSample, Sample};
 pub use top::Processes;
 pub use volumes::{Pruned, VolumeUsage};
@@ -87,8 +89,8 @@ use hostd_runtime::Runtime;
 use hostd_volume::Volumes;
 use model::ContainerRecord;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 use tokio_util::sync::CancellationToken;
 
 /// Where an engine lives and how its parts are set up.
@@ -110,6 +112,8 @@ pub struct EngineConfig {
     pub live_restore: bool,
     /// What containers get that do not say.
     pub defaults: Defaults,
+    /// Runtimes besides hostd's own, and the default.
+    pub runtimes: RuntimeChoice,
 }
 
 /// What containers get that do not say.
@@ -150,6 +154,8 @@ struct Inner {
     networks: Networks,
     volumes: Volumes,
     runtime: Runtime,
+    /// Changed by a reload.
+    runtimes: RwLock<Arc<runtimes::Runtimes>>,
     db: db::Db,
     journal: journal::Journal,
     index: Index,

@@ -288,8 +288,10 @@ pub struct HostConfig {
     pub resources: Resources,
     /// File that got the id at create; kept for inspect.
     pub container_id_file: String,
-    /// Kept for inspect.
+    /// For the container's runtime, where it is not hostd's own.
     pub annotations: BTreeMap<String, String>,
+    /// Name of the OCI runtime; empty on records from before there was a choice, which is hostd's own.
+    pub runtime: String,
 }
 
 /// Limits, as the client gave them; zero or empty reads as not set.

@@ -6,6 +6,7 @@ use crate::error::{Result, io, joined};
 use crate::journal::Journal;
 use crate::model::{ContainerRecord, Status};
 use crate::revive::wants_to_run;
+use crate::runtimes::Runtimes;
 use crate::watch::restarts;
 use crate::{Engine, EngineConfig, Inner, create, events, exec, names, volumes};
 use hostd_image::ImageStore;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 const UNSEEN: i32 = 255;
 
 pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
+    let runtimes = Runtimes::of(&config.runtimes)?;
     make_dirs(&config)?;
     let journal = Journal::open(&config.exec_root)?;
     let (db, loaded) = open_db(&config.data_root).await?;
@@ -61,6 +63,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
         networks,
         volumes,
         runtime,
+        runtimes: std::sync::RwLock::new(Arc::new(runtimes)),
         db,
         journal,
         index: Index::default(),

@@ -63,6 +63,8 @@ impl Engine {
             no_shm: host.ipc_mode == "none",
             writable_cgroups,
             init: host.init.unwrap_or(false),
+            runtime: self.0.runtimes().find(&host.runtime)?,
+            annotations: host.annotations.clone(),
             log: match LogSetup::read(&host.log_driver, &host.log_options)? {
                 LogSetup::None => Log::None,
                 LogSetup::JsonFile { max_size, max_files } => {

@@ -140,6 +140,7 @@ impl Host {
             labels: Vec::new(),
             defaults: hostd_engine::Defaults::default(),
             live_restore: true,
+            runtimes: Default::default(),
         };
         Engine::open(config).await.unwrap()
     }

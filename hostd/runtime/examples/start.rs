@@ -152,5 +152,7 @@ fn spec(id: String, rootfs: &Path, layer: &Path) -> ContainerSpec {
         writable_cgroups: false,
         init: false,
         log: Log::None,
+        runtime: None,
+        annotations: BTreeMap::new(),
     }
 }

@@ -107,6 +107,12 @@ impl CapSet {
         number(name).is_some_and(|bit| self.0 & (1 << bit) != 0)
     }
 
+    /// Their names, `CAP_CHOWN` and so on.
+    pub(crate) fn names(self) -> Vec<String> {
+        let set = NAMES.iter().enumerate().filter(|(bit, _)| self.0 & (1 << bit) != 0);
+        set.map(|(_, name)| format!("CAP_{name}")).collect()
+    }
+
     fn of(names: &[&str]) -> Self {
         Self(names.iter().filter_map(|name| number(name)).fold(0, |set, bit| set | 1 << bit))
     }

@@ -31,11 +31,14 @@ pub(crate) fn failed(
 
 /// A failure of create or start in Docker's words.
 pub(crate) fn create_failed(failure: &Failure) -> RuntimeError {
-    let message = format!(
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: \
-         runc create failed: unable to start container process: {}: unknown",
-        failure.message
-    );
+    let message = match failure.whole {
+        true => format!("{}: unknown", failure.message),
+        false => format!(
+            "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+             runc create failed: unable to start container process: {}: unknown",
+            failure.message
+        ),
+    };
     if failure.code == 0 {
         RuntimeError::Other(message)
     } else {
@@ -44,10 +47,13 @@ pub(crate) fn create_failed(failure: &Failure) -> RuntimeError {
 }
 
 fn exec_failed(failure: &Failure) -> RuntimeError {
-    let message = format!(
-        "OCI runtime exec failed: exec failed: unable to start container process: {}: unknown",
-        failure.message
-    );
+    let message = match failure.whole {
+        true => format!("{}: unknown", failure.message),
+        false => format!(
+            "OCI runtime exec failed: exec failed: unable to start container process: {}: unknown",
+            failure.message
+        ),
+    };
     if failure.code == 0 {
         RuntimeError::Other(message)
     } else {
@@ -97,6 +103,8 @@ pub(crate) struct Inner {
     pub(crate) bundle: PathBuf,
     pub(crate) pid: i32,
     pub(crate) cgroup: Cgroup,
+    /// Whether another runtime built it, which then is to be asked for what hostd's own leaves to cgroups.
+    pub(crate) other_runtime: bool,
     pub(crate) exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -160,6 +168,9 @@ impl Container {
     /// # Errors
     /// As [`Cgroup::freeze`].
     pub async fn pause(&self) -> Result<()> {
+        if self.inner.other_runtime {
+            return self.done(&Request::Freeze(true)).await;
+        }
         self.with_cgroup(|cgroup| cgroup.freeze()).await
     }
 
@@ -168,6 +179,9 @@ impl Container {
     /// # Errors
     /// As [`Cgroup::thaw`].
     pub async fn unpause(&self) -> Result<()> {
+        if self.inner.other_runtime {
+            return self.done(&Request::Freeze(false)).await;
+        }
         self.with_cgroup(|cgroup| cgroup.thaw()).await
     }
 
@@ -184,6 +198,9 @@ impl Container {
     /// # Errors
     /// As [`Cgroup::update`].
     pub async fn update(&self, resources: &Resources) -> Result<()> {
+        if self.inner.other_runtime {
+            return self.done(&Request::Update(Box::new(resources.clone()))).await;
+        }
         let resources = resources.clone();
         self.with_cgroup(move |cgroup| cgroup.update(&resources)).await
     }

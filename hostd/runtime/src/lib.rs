@@ -20,6 +20,7 @@ pub mod cgroup;
 mod client;
 mod container;
 mod kernel;
+mod oci;
 pub mod seccomp;
 mod shim;
 pub mod spec;

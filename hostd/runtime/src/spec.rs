@@ -81,6 +81,24 @@ pub struct ContainerSpec {
     pub init: bool,
     /// Where the shim writes what the process prints.
     pub log: Log,
+    /// Who builds the container and runs its processes; `None` is hostd's own runtime.
+    #[serde(default)]
+    pub runtime: Option<OciRuntime>,
+    /// For another runtime, which may act on them.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A program that keeps to the OCI runtime specification: `create`, `start`, `exec`, `kill`, `delete` …
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OciRuntime {
+    /// As users call it.
+    pub name: String,
+    /// The program: absolute, or looked up on `PATH`.
+    pub path: PathBuf,
+    /// What stands before every command.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 /// Rows and columns of a terminal.

@@ -7,6 +7,7 @@
 //! <exec_root>/<id>/exit.json    how the container ended: written before anyone is told
 //! ```
 
+use crate::spec::OciRuntime;
 use crate::wire::ExitRecord;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -17,6 +18,9 @@ use std::path::Path;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) cgroup_parent: String,
+    /// Who built it, where it was not hostd's own runtime.
+    #[serde(default)]
+    pub(crate) runtime: Option<OciRuntime>,
 }
 
 /// Writes the file whole or not at all. Not synced: a crash of the machine ends the container anyway, and

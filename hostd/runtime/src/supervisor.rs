@@ -3,7 +3,7 @@
 use crate::capabilities::CapSet;
 use crate::cgroup::Cgroup;
 use crate::client::{self, Container, Inner, failed};
-use crate::spec::{ContainerSpec, NetNs};
+use crate::spec::{ContainerSpec, NetNs, OciRuntime};
 use crate::state::{self, State};
 use crate::wire::{self, Create, ExitRecord, Reply, Request, chain};
 use crate::{Exit, Found, Kernel, RuntimeConfig, RuntimeError, SHIM_ARG, seccomp};
@@ -117,8 +117,8 @@ impl Runtime {
         let id = spec.id.clone();
         let doing = || format!("cannot start the shim of container {id}");
         let cgroup = Cgroup::open(&cgroup_parent, &id);
-        state::write_state(bundle, &State { cgroup_parent: cgroup_parent.clone() })
-            .map_err(|e| failed(doing(), e))?;
+        let state = State { cgroup_parent: cgroup_parent.clone(), runtime: spec.runtime.clone() };
+        state::write_state(bundle, &state).map_err(|e| failed(doing(), e))?;
         let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
             NetNs::Host => None,
             NetNs::Fd(fd) => Some(fd),
@@ -149,7 +149,7 @@ impl Runtime {
             tokio::time::timeout(BUILDING, exchange).await.unwrap_or_else(|_| Err(late()));
         match exchanged {
             Ok((stream, Some(Reply::Created { pid }))) => {
-                Ok(supervise(id, bundle.to_owned(), pid, cgroup, stream, Some(shim)))
+                Ok(supervise(id, bundle.to_owned(), pid, cgroup, &state, stream, Some(shim)))
             }
             Ok((_, Some(Reply::Failed(failure)))) => {
                 end(shim).await;
@@ -186,11 +186,11 @@ impl Runtime {
     pub async fn reattach(&self, id: &str) -> Result<Found> {
         let bundle = self.bundle(id)?;
         let doing = |e: io::Error| failed(format!("cannot find container {id} again"), e);
-        let Some(State { cgroup_parent }) = state::read_state(&bundle).map_err(doing)? else {
+        let Some(state) = state::read_state(&bundle).map_err(doing)? else {
             self.remove(id).await?;
             return Ok(Found::Gone);
         };
-        let cgroup = Cgroup::open(&cgroup_parent, id);
+        let cgroup = Cgroup::open(&state.cgroup_parent, id);
         if let Ok(mut stream) = client::connect(&bundle)
             && let Ok(Reply::Hello { pid, started }) = client::ask_in_time(&mut stream, &Request::Hello).await
         {
@@ -200,7 +200,15 @@ impl Runtime {
             }
             let asked = wire::encode(&Request::Wait, &[]).map_err(doing)?;
             if stream.write_all(&asked).await.is_ok() {
-                return Ok(Found::Running(supervise(id.to_owned(), bundle, pid, cgroup, stream, None)));
+                return Ok(Found::Running(supervise(
+                    id.to_owned(),
+                    bundle,
+                    pid,
+                    cgroup,
+                    &state,
+                    stream,
+                    None,
+                )));
             }
         }
         Ok(Found::Exited(settle(&bundle, &cgroup).await))
@@ -236,11 +244,12 @@ impl Runtime {
             return Ok(());
         }
         end_shim(&bundle).await;
-        let parent = match state::read_state(&bundle) {
-            Ok(Some(state)) => state.cgroup_parent,
-            _ => self.inner.config.cgroup_parent.clone(),
-        };
-        let cgroup = Cgroup::open(&parent, id);
+        let default = || State { cgroup_parent: self.inner.config.cgroup_parent.clone(), runtime: None };
+        let state = state::read_state(&bundle).ok().flatten().unwrap_or_else(default);
+        if let Some(runtime) = &state.runtime {
+            delete_by(runtime, &bundle, id).await;
+        }
+        let cgroup = Cgroup::open(&state.cgroup_parent, id);
         let id = id.to_owned();
         let work = move || {
             let cgroup = cgroup.remove().map_err(RuntimeError::from);
@@ -307,6 +316,24 @@ async fn end(mut shim: Child) {
     }
 }
 
+/// Has another runtime take down what it still knows of a container, whose shim could not see to that.
+async fn delete_by(runtime: &OciRuntime, bundle: &Path, id: &str) {
+    let state = bundle.join("runtime");
+    if !fs::read_dir(&state).is_ok_and(|mut entries| entries.next().is_some()) {
+        return;
+    }
+    let mut command = Command::new(&runtime.path);
+    command.args(&runtime.args).arg("--root").arg(&state).args(["delete", "--force", id]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(PATIENCE, command.status()).await {
+        Ok(Ok(status)) if status.success() => {}
+        // Its processes end with the cgroup, its state goes with the bundle.
+        outcome => {
+            tracing::warn!(id, runtime = runtime.name, ?outcome, "a runtime cannot delete a container")
+        }
+    }
+}
+
 /// Waits for a shim of ours to end, and reaps it.
 async fn ended(mut shim: Child) {
     if let Err(error) = shim.wait().await {
@@ -320,11 +347,13 @@ fn supervise(
     bundle: PathBuf,
     pid: i32,
     cgroup: Cgroup,
+    state: &State,
     mut stream: UnixStream,
     shim: Option<Child>,
 ) -> Container {
     let (tell, exit) = watch::channel(None);
-    let inner = Inner { id, bundle: bundle.clone(), pid, cgroup: cgroup.clone(), exit };
+    let other_runtime = state.runtime.is_some();
+    let inner = Inner { id, bundle: bundle.clone(), pid, cgroup: cgroup.clone(), other_runtime, exit };
     tokio::spawn(async move {
         let reply = if shim.is_some() {
             client::ask(&mut stream, &Request::Wait).await.ok()

@@ -7,7 +7,7 @@
 //! ```
 //! Descriptors come with the first byte of a `Create` and nowhere else.
 
-use crate::spec::{ContainerSpec, ExecSpec, TtySize};
+use crate::spec::{ContainerSpec, ExecSpec, Resources, TtySize};
 use crate::{Exit, Kernel, Streams};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -70,6 +70,10 @@ pub(crate) enum Request {
     /// Answered by `Exited` once the container's process has ended.
     Wait,
     Kill(i32),
+    /// Stop all processes where they are, or let them go on.
+    Freeze(bool),
+    /// Change limits; those that are `None` stay.
+    Update(Box<Resources>),
     Resize(TtySize),
     Attach(Streams),
     Exec {
@@ -104,11 +108,14 @@ pub(crate) enum Reply {
 pub(crate) struct Failure {
     pub(crate) code: i32,
     pub(crate) message: String,
+    /// The message says all, in another runtime's words: nothing of ours is put before it.
+    #[serde(default)]
+    pub(crate) whole: bool,
 }
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { code: 0, message: message.into() }
+        Self { code: 0, message: message.into(), whole: false }
     }
 }
 

@@ -58,6 +58,7 @@ impl Engine {
         let config = merge::merge(request.config, &image.config)?;
         let args = merge::args(&config)?;
         let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;
+        options::check_runtime(&mut host, &self.0.runtimes())?;
         self.check_targets(&mut host)?;
         options::check_mac(request.mac_address.as_deref(), &host)?;
         let links = self.resolve_links(&host)?;

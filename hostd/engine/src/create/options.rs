@@ -5,6 +5,7 @@ use super::{limits, namespaces, security};
 use crate::error::{EngineError, Result};
 use crate::info::Machine;
 use crate::model::{ContainerConfig, HostConfig, RestartPolicy};
+use crate::runtimes::Runtimes;
 use crate::{Defaults, health, signals};
 use std::collections::BTreeMap;
 
@@ -167,6 +168,18 @@ pub(super) fn check_mac(mac: Option<&str>, host: &HostConfig) -> Result<()> {
     } else {
         refuse("conflicting options: mac-address and the network mode")
     }
+}
+
+/// The runtime by its name, the default's where there was none.
+pub(super) fn check_runtime(host: &mut HostConfig, runtimes: &Runtimes) -> Result<()> {
+    if host.runtime.is_empty() {
+        runtimes.default_name().clone_into(&mut host.runtime);
+    }
+    let other = runtimes.find(&host.runtime)?;
+    if other.is_some() && host.init == Some(true) {
+        return unsupported("HostConfig.Init with HostConfig.Runtime", &host.runtime);
+    }
+    Ok(())
 }
 
 fn check_sysctls(host: &HostConfig) -> Result<()> {

@@ -5,6 +5,7 @@
 
 use super::{CgroupError, Result};
 use crate::spec::Device;
+use serde_json::{Value, json};
 use std::fmt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
@@ -118,6 +119,41 @@ impl Rule {
     }
 }
 
+/// The rules as `linux.resources.devices` of the OCI runtime specification has them.
+pub(crate) fn oci(privileged: bool, devices: &[Device], own: &[String]) -> Result<Vec<Value>> {
+    Ok(match Rules::of(privileged, devices, own)? {
+        Rules::All => vec![json!({ "allow": true, "access": "rwm" })],
+        Rules::Only(rules) => {
+            let nothing = json!({ "allow": false, "access": "rwm" });
+            std::iter::once(nothing).chain(rules.iter().map(Rule::oci)).collect()
+        }
+    })
+}
+
+impl Rule {
+    fn oci(&self) -> Value {
+        let kind = match self.kind {
+            Kind::Any => "a",
+            Kind::Char => "c",
+            Kind::Block => "b",
+        };
+        let mut rule = json!({ "allow": true, "type": kind, "access": self.letters() });
+        // A number that is missing is every one.
+        for (name, number) in [("major", self.major), ("minor", self.minor)] {
+            if let Some(number) = number {
+                rule[name] = json!(number);
+            }
+        }
+        rule
+    }
+
+    /// `rwm`, as far as it goes.
+    fn letters(&self) -> String {
+        let all = [(self.read, 'r'), (self.write, 'w'), (self.mknod, 'm')];
+        all.iter().filter(|(set, _)| *set).map(|(_, letter)| letter).collect()
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
@@ -126,11 +162,7 @@ impl fmt::Display for Rule {
             Kind::Block => 'b',
         };
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
-        write!(out, "{kind} {}:{} ", number(self.major), number(self.minor))?;
-        [(self.read, "r"), (self.write, "w"), (self.mknod, "m")]
-            .iter()
-            .filter(|(set, _)| *set)
-            .try_for_each(|(_, letter)| out.write_str(letter))
+        write!(out, "{kind} {}:{} {}", number(self.major), number(self.minor), self.letters())
     }
 }
 

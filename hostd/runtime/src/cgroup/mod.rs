@@ -6,7 +6,7 @@
 //!
 //! All calls block for microseconds, but for [`Cgroup::freeze`] and [`Cgroup::remove`], which wait for the kernel.
 
-mod devices;
+pub(crate) mod devices;
 mod files;
 mod v1;
 mod v2;

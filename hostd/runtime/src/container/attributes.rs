@@ -121,6 +121,17 @@ fn points_below(table: &str, id: &str) -> Vec<String> {
     points
 }
 
+/// The mount point of the mount that `path` is on.
+pub(super) fn mount_point(path: &str) -> io::Result<String> {
+    let dir = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", dir.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim);
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let row = table.lines().find(|line| line.split(' ').next() == id);
+    let point = row.and_then(|line| line.split(' ').nth(4)).map(unescape);
+    point.ok_or_else(|| io::Error::other("a mount has no place"))
+}
+
 /// Space, tab, newline and backslash stand in mountinfo as three octal digits.
 fn unescape(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]

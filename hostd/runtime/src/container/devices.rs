@@ -5,6 +5,7 @@ use crate::spec::ContainerSpec;
 use crate::wire::{Attempt, Doing, Failure};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
+use serde_json::{Value, json};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -36,6 +37,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// As `linux.devices` of the OCI runtime specification has it; `None` for what every runtime makes by itself.
+    pub(crate) fn oci(&self) -> Option<Value> {
+        if STANDARD.iter().any(|(path, ..)| *path == self.path) {
+            return None;
+        }
+        let kind = if self.kind == FileType::BlockDevice { "b" } else { "c" };
+        Some(json!({
+            "path": self.path,
+            "type": kind,
+            "major": rustix::fs::major(self.device),
+            "minor": rustix::fs::minor(self.device),
+            "fileMode": self.mode,
+            "uid": self.owner.0,
+            "gid": self.owner.1,
+        }))
+    }
+
     fn like(path: String, of: &Metadata) -> Option<Self> {
         let kind = of.file_type();
         let kind = match (kind.is_char_device(), kind.is_block_device()) {

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Hidden unless the container is privileged or says otherwise.
-const MASKED: [&str; 12] = [
+pub(crate) const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -34,10 +34,11 @@ const MASKED: [&str; 12] = [
 ];
 
 /// Read-only unless the container is privileged or says otherwise.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(crate) const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Whether a mount of the user's stands in place of a standard one.
-fn replaced(spec: &ContainerSpec, path: &str) -> bool {
+pub(crate) fn replaced(spec: &ContainerSpec, path: &str) -> bool {
     spec.mounts.iter().any(|mount| normal(&mount.destination) == normal(path))
 }
 
@@ -184,7 +185,7 @@ pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
 }
 
 /// The `/dev/shm` of the host or another container.
-fn foreign_shm(ipc: NsMode) -> Attempt<OwnedFd> {
+pub(crate) fn foreign_shm(ipc: NsMode) -> Attempt<OwnedFd> {
     let doing = || "share /dev/shm".to_owned();
     let NsMode::Of(pid) = ipc else {
         return clone_tree(CWD, Path::new("/dev/shm"), false).doing(doing);

@@ -160,15 +160,7 @@ impl Program {
         let text = |s: &str| CString::new(s).doing(|| format!("pass {s:?} to the program"));
         let name = args.first().cloned().ok_or_else(|| Failure::new("no command specified"))?;
         let args = args.iter().map(|arg| text(arg)).collect::<Attempt<Vec<_>>>()?;
-        let has =
-            |key: &str| env.iter().any(|e| e.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')));
-        let mut all = env.iter().map(|var| text(var)).collect::<Attempt<Vec<_>>>()?;
-        if !has("PATH") {
-            all.push(text(&format!("PATH={DEFAULT_PATH}"))?);
-        }
-        if !has("HOME") {
-            all.push(text(&format!("HOME={home}"))?);
-        }
+        let all = environment(env, home).iter().map(|var| text(var)).collect::<Attempt<Vec<_>>>()?;
         // The last of several counts, as with Docker.
         let search = env.iter().rev().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
         Ok(Self { path: CString::default(), name, args, env: all, search: search.to_owned() })
@@ -218,9 +210,22 @@ impl Program {
     }
 }
 
+/// `env` with what a program expects to find there.
+pub(crate) fn environment(env: &[String], home: &str) -> Vec<String> {
+    let has = |key: &str| env.iter().any(|e| e.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')));
+    let mut all = env.to_vec();
+    if !has("PATH") {
+        all.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    if !has("HOME") {
+        all.push(format!("HOME={home}"));
+    }
+    all
+}
+
 /// In Docker's words.
 fn cannot_exec(code: i32, name: &str, why: &str) -> Failure {
-    Failure { code, message: format!("exec: {name:?}: {why}") }
+    Failure { code, ..Failure::new(format!("exec: {name:?}: {why}")) }
 }
 
 /// Whether a file can be executed.

@@ -51,10 +51,15 @@ impl Root {
     }
 
     fn with(way: Way) -> Attempt<Self> {
+        Ok(Self { way, ..Self::at("/")? })
+    }
+
+    /// Directory `path` as a root: the file system of a container that we are not in.
+    pub(crate) fn at(path: &str) -> Attempt<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir =
-            rustix::fs::open("/", flags, Mode::empty()).doing(|| "open the root directory".to_owned())?;
-        Ok(Self { dir, way })
+        let dir = rustix::fs::open(path, flags, Mode::empty())
+            .doing(|| format!("open the root directory {path}"))?;
+        Ok(Self { dir, way: Way::Setattr })
     }
 
     /// Changes an attached mount, and those below it when `recursive`.
@@ -183,9 +188,7 @@ fn explain(context: &OwnedFd, error: Errno) -> io::Error {
 
 /// Mounts the root file system and makes it the root; the host's mounts are gone afterwards.
 pub(crate) fn enter(spec: &ContainerSpec, kernel: Kernel) -> Attempt<Root> {
-    let shared = spec.mounts.iter().any(
-        |mount| matches!(&mount.kind, MountKind::Bind { propagation: Some(p), .. } if p.ends_with("shared")),
-    );
+    let shared = shares_mounts(spec);
     let host = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "open the host's root".into())?;
     // What the host unmounts must go here too, so that building a container pins none of its mounts; and
@@ -198,7 +201,7 @@ pub(crate) fn enter(spec: &ContainerSpec, kernel: Kernel) -> Attempt<Root> {
     rustix::mount::mount_change("/", propagation).doing(|| "cut the mounts off from the host's".into())?;
     rustix::process::umask(Mode::empty());
     let way = Way::find(kernel.mount_setattr).doing(|| "open /proc/self/fd".into())?;
-    let root = if kernel.single_layers { overlay(&spec.rootfs)? } else { overlay_in_one_page(&spec.rootfs)? };
+    let root = mount(&spec.rootfs, kernel, "/")?;
     let doing = || "turn to the root file system".to_owned();
     rustix::process::fchdir(&root).doing(doing)?;
     rustix::process::pivot_root(".", ".").doing(doing)?;
@@ -212,14 +215,37 @@ pub(crate) fn enter(spec: &ContainerSpec, kernel: Kernel) -> Attempt<Root> {
     Root::with(way)
 }
 
+/// Whether what is mounted in one of the container's binds is to appear on the host.
+fn shares_mounts(spec: &ContainerSpec) -> bool {
+    spec.mounts.iter().any(
+        |mount| matches!(&mount.kind, MountKind::Bind { propagation: Some(p), .. } if p.ends_with("shared")),
+    )
+}
+
+/// Sees to it that what is mounted in directory `at` from now on appears in this mount namespace alone.
+pub(crate) fn cut_off(spec: &ContainerSpec, at: &str) -> Attempt<()> {
+    let doing = || "cut the mounts off from the host's".to_owned();
+    if shares_mounts(spec) {
+        // All others stay what they are, or the container's would not reach the host.
+        let point = super::attributes::mount_point(at).doing(|| format!("find the mount of {at}"))?;
+        return rustix::mount::mount_change(point, MountPropagationFlags::PRIVATE).doing(doing);
+    }
+    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .doing(doing)
+}
+
 /// Makes the root file system read-only; what is mounted on it stays as it is.
 pub(crate) fn read_only(root: &Root) -> Attempt<()> {
     root.change(root.fd(), MountAttr { set: RDONLY, ..MountAttr::default() }, false)
         .doing(|| "make the root file system read-only".into())
 }
 
-/// Mounts the overlay on the root.
-fn overlay(rootfs: &RootFs) -> Attempt<OwnedFd> {
+/// Mounts the overlay on directory `at`.
+pub(crate) fn mount(rootfs: &RootFs, kernel: Kernel, at: &str) -> Attempt<OwnedFd> {
+    if kernel.single_layers { overlay(rootfs, at) } else { overlay_in_one_page(rootfs, at) }
+}
+
+fn overlay(rootfs: &RootFs, at: &str) -> Attempt<OwnedFd> {
     let doing = || "make the overlay of the root file system".to_owned();
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(doing)?;
     for layer in &rootfs.lower {
@@ -237,14 +263,14 @@ fn overlay(rootfs: &RootFs) -> Attempt<OwnedFd> {
     rustix::mount::fsconfig_create(&context).map_err(|error| explain(&context, error)).doing(doing)?;
     let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .doing(doing)?;
-    rustix::mount::move_mount(&mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    rustix::mount::move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .doing(|| "mount the root file system".into())?;
     Ok(mount)
 }
 
 /// As [`overlay`], for kernels that take all options in one page: named by their descriptors, with
 /// `/proc/self/fd` as the working directory, all of the 500 layers that overlay allows fit in there.
-fn overlay_in_one_page(rootfs: &RootFs) -> Attempt<OwnedFd> {
+fn overlay_in_one_page(rootfs: &RootFs, at: &str) -> Attempt<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| {
         rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
@@ -261,9 +287,9 @@ fn overlay_in_one_page(rootfs: &RootFs) -> Attempt<OwnedFd> {
     .doing(|| "name the layers".into())?;
     let doing = || "mount the overlay of the root file system".to_owned();
     rustix::process::chdir("/proc/self/fd").doing(doing)?;
-    rustix::mount::mount("overlay", "/", "overlay", MountFlags::empty(), options.as_c_str()).doing(doing)?;
+    rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), options.as_c_str()).doing(doing)?;
     // "/" alone is still what it was; ".." goes on to what is mounted there.
-    open(Path::new("/.."))
+    open(Path::new(if at == "/" { "/.." } else { at }))
 }
 
 /// Clones the mount (or the part of it) at `path` as a detached one.

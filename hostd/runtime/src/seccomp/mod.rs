@@ -7,11 +7,13 @@
 
 mod bpf;
 mod default;
+mod oci;
 mod profile;
 
 use crate::capabilities::CapSet;
 use crate::spec::Seccomp;
 use bpf::{Insn, JEQ, JGE, LD, OFFSET_ARCH, OFFSET_NR, RET, plain};
+pub(crate) use oci::oci;
 use profile::{Action, Condition, Profile, Rule, kernel_version};
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;

@@ -1,14 +1,17 @@
-//! Cloning the container's first process, and further ones.
+//! Cloning the container's first process, and further ones: hostd's own runtime.
 
+use super::call::Caller;
 use super::log::JsonLog;
+use super::maker::Maker;
+use super::other;
 use super::pins::{LayerLock, Pins};
-use super::server::{Privileged, Shim, Task};
+use super::server::{Shim, Task};
 use super::streams::ProcessStreams;
 use crate::capabilities::CapSet;
 use crate::cgroup::Cgroup;
 use crate::container::program::Privileges;
-use crate::container::{self, ExecSetup, GO, READY, Setup, Stdio};
-use crate::spec::{ContainerSpec, ExecSpec, Log, NetNs, NsMode, Stdin};
+use crate::container::{self, ExecSetup, GO, READY, START, Setup, Stdio};
+use crate::spec::{ContainerSpec, ExecSpec, Log, NetNs, NsMode, Stdin, Ulimit};
 use crate::wire::{self, Attempt, Create, Doing, Failure, chain};
 use crate::{Kernel, Streams};
 use hostd_sys::fork::{Cloned, SingleThreaded, clone_process};
@@ -18,6 +21,26 @@ use rustix::pipe::PipeFlags;
 use rustix::thread::LinkNameSpaceType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+
+/// What the container's processes may do.
+#[derive(Debug)]
+struct Privileged {
+    caps: CapSet,
+    no_new_privileges: bool,
+    seccomp: Vec<u8>,
+    apparmor: Option<String>,
+    oom_score_adj: i32,
+    ulimits: Vec<Ulimit>,
+}
+
+/// hostd's own runtime: processes are forks of the shim.
+#[derive(Debug)]
+struct Own {
+    privileged: Privileged,
+    proof: SingleThreaded,
+    /// To the first process until it is started.
+    sync: Option<OwnedFd>,
+}
 
 /// Builds the container up to its exec. On error nothing is left behind.
 pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> Attempt<Shim> {
@@ -30,6 +53,17 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
     std::env::set_current_dir(&bundle).doing(|| format!("enter {bundle}"))?;
     // A relative path: that of a deep exec root would be too long for a socket's address.
     let listener = UnixListener::bind("shim.sock").doing(|| "listen on shim.sock".into())?;
+    if let Some(runtime) = spec.runtime.take() {
+        let setting = other::Setting {
+            caller: Caller::new(runtime, bundle)?,
+            caps: CapSet(caps),
+            kernel,
+            cgroup: Cgroup::open(&cgroup_parent, &spec.id),
+            cgroup_path: format!("/{}/{}", cgroup_parent.trim_matches('/'), spec.id),
+            listener,
+        };
+        return other::create(spec, setting);
+    }
     let cgroup = Cgroup::create(&cgroup_parent, &spec.id).map_err(|e| Failure::new(chain(&e)))?;
     let made = cgroup
         .apply(&spec.resources, spec.privileged, &spec.devices)
@@ -52,6 +86,12 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
     made
 }
 
+/// The capabilities among these that we have ourselves: a runtime may refuse to give away others.
+pub(super) fn own_part(caps: CapSet) -> Attempt<CapSet> {
+    let own = rustix::thread::capabilities(None).doing(|| "read our capabilities".into())?;
+    Ok(CapSet(caps.0 & own.permitted.bits()))
+}
+
 fn first_process(
     mut spec: ContainerSpec,
     privileged: Privileged,
@@ -62,13 +102,7 @@ fn first_process(
     let proof = SingleThreaded::verify().doing(|| "fork".into())?;
     // Before the clone: a child that ends at once must not be missed.
     let signals = super::server::child_signals()?;
-    let log = match &spec.log {
-        Log::None => None,
-        Log::JsonFile { path, max_size, max_files } => Some(
-            JsonLog::open(path, *max_size, *max_files)
-                .doing(|| format!("open the log {}", path.display()))?,
-        ),
-    };
+    let log = open_log(&spec.log)?;
     let (mut streams, stdio) = if spec.tty {
         (ProcessStreams::default(), Stdio::Terminal(spec.console_size))
     } else {
@@ -117,21 +151,36 @@ fn first_process(
     streams.stdin_once = spec.stdin == Stdin::Once;
     streams.log = log;
     let container = Task::new(spec.id, pid, pidfd, streams);
-    Ok(Shim::new(
-        container,
-        cgroup.clone(),
-        privileged,
-        sync,
-        signals,
-        listener,
-        pins,
-        spec.namespaces.pid,
-        proof,
-    ))
+    let maker = Own { privileged, proof, sync: Some(sync) };
+    Ok(Shim::new(container, cgroup.clone(), Box::new(maker), signals, listener, pins, spec.namespaces.pid))
 }
 
-/// Starts a further process in the container, whose first one is `init`.
-pub(super) fn exec(spec: &ExecSpec, attach: Option<Streams>, shim: &Shim) -> Attempt<Task> {
+impl Maker for Own {
+    fn start(&mut self, _container: &Task) -> Attempt<()> {
+        let sync = self.sync.take().ok_or_else(|| Failure::new("the container was started before"))?;
+        wire::send_fds(sync.as_fd(), &[START], &[]).doing(|| "start the container's process".into())?;
+        await_exec(&sync)
+    }
+
+    fn exec(
+        &mut self,
+        spec: &ExecSpec,
+        attach: Option<Streams>,
+        container: &Task,
+        cgroup: &Cgroup,
+    ) -> Attempt<Task> {
+        exec(spec, attach, self, container, cgroup)
+    }
+}
+
+/// Starts a further process in the container, whose first one is `container`.
+fn exec(
+    spec: &ExecSpec,
+    attach: Option<Streams>,
+    own: &Own,
+    container: &Task,
+    cgroup: &Cgroup,
+) -> Attempt<Task> {
     let wants = attach.unwrap_or(Streams { stdin: false, stdout: false, stderr: false });
     let (mut streams, stdio) = if spec.tty {
         (ProcessStreams::default(), Stdio::Terminal(spec.console_size))
@@ -139,29 +188,29 @@ pub(super) fn exec(spec: &ExecSpec, attach: Option<Streams>, shim: &Shim) -> Att
         pipes(spec.stdin && wants.stdin, wants.stdout, wants.stderr)?
     };
     let (sync, theirs) = sync_pair()?;
-    let mut privileges = shim.privileged.borrow();
+    let mut privileges = own.privileged.borrow();
     privileges.caps = container::exec_caps(privileges.caps, spec.privileged);
     if spec.privileged {
         privileges.seccomp = &[];
         privileges.apparmor = privileges.apparmor.map(|_| "unconfined");
     }
-    let init = shim.container.pidfd.as_fd();
+    let init = container.pidfd.as_fd();
     // The new process is then a child of ours inside the container's pid namespace, with none in between.
     rustix::thread::move_into_thread_name_spaces(init, rustix::thread::ThreadNameSpaceType::PROCESS_ID)
         .doing(|| "enter the container's pid namespace".into())?;
-    let dir = shim.cgroup.dir_fd();
+    let dir = cgroup.dir_fd();
     let setup = ExecSetup {
         spec,
         privileges,
         init,
-        enters: dir.is_none().then_some(&shim.cgroup),
+        enters: dir.is_none().then_some(cgroup),
         stdio,
         sync: theirs,
-        oom_score_adj: shim.privileged.oom_score_adj,
-        ulimits: &shim.privileged.ulimits,
+        oom_score_adj: own.privileged.oom_score_adj,
+        ulimits: &own.privileged.ulimits,
     };
     let cloned =
-        clone_process(shim.proof, 0, dir.as_ref().map(AsFd::as_fd)).doing(|| "clone a process".into())?;
+        clone_process(own.proof, 0, dir.as_ref().map(AsFd::as_fd)).doing(|| "clone a process".into())?;
     let (pid, pidfd) = match cloned {
         Cloned::Child => {
             let mut keep = vec![setup.sync.as_fd(), init];
@@ -181,8 +230,18 @@ pub(super) fn exec(spec: &ExecSpec, attach: Option<Streams>, shim: &Shim) -> Att
     Ok(Task::new(spec.id.clone(), pid, pidfd, streams))
 }
 
+/// Opens the log, where there is to be one.
+pub(super) fn open_log(log: &Log) -> Attempt<Option<JsonLog>> {
+    match log {
+        Log::None => Ok(None),
+        Log::JsonFile { path, max_size, max_files } => JsonLog::open(path, *max_size, *max_files)
+            .map(Some)
+            .doing(|| format!("open the log {}", path.display())),
+    }
+}
+
 /// Leaves the child of a fork with what it needs.
-fn drop_others(keep: &[BorrowedFd<'_>]) {
+pub(super) fn drop_others(keep: &[BorrowedFd<'_>]) {
     if hostd_sys::fork::close_all_but(keep).is_err() {
         hostd_sys::fork::exit_now(1);
     }
@@ -236,7 +295,7 @@ fn await_ready(sync: &OwnedFd) -> Attempt<Option<OwnedFd>> {
 }
 
 /// Waits for exec(2): its success closes the socket.
-pub(super) fn await_exec(sync: &OwnedFd) -> Attempt<()> {
+fn await_exec(sync: &OwnedFd) -> Attempt<()> {
     let mut text = vec![0; LONGEST];
     match receive(sync, &mut text, &mut Vec::new())? {
         0 => Ok(()),
@@ -269,7 +328,7 @@ fn sync_pair() -> Attempt<(OwnedFd, OwnedFd)> {
 }
 
 /// Pipes for what is wanted and `/dev/null` for the rest: our ends, and the process's.
-fn pipes(stdin: bool, stdout: bool, stderr: bool) -> Attempt<(ProcessStreams, Stdio)> {
+pub(super) fn pipes(stdin: bool, stdout: bool, stderr: bool) -> Attempt<(ProcessStreams, Stdio)> {
     let (stdin_read, stdin_write) = pipe_or_null(stdin, true)?;
     let (stdout_write, stdout_read) = pipe_or_null(stdout, false)?;
     let (stderr_write, stderr_read) = pipe_or_null(stderr, false)?;
@@ -290,7 +349,7 @@ fn pipe_or_null(wanted: bool, process_reads: bool) -> Attempt<(OwnedFd, Option<O
     Ok((theirs, Some(ours)))
 }
 
-fn terminal(master: OwnedFd, stdin: bool) -> Attempt<ProcessStreams> {
+pub(super) fn terminal(master: OwnedFd, stdin: bool) -> Attempt<ProcessStreams> {
     let doing = || "take over the terminal".to_owned();
     rustix::io::ioctl_fionbio(&master, true).doing(doing)?;
     ProcessStreams::terminal(master, stdin).doing(doing)
@@ -324,7 +383,7 @@ fn foreign_namespaces(spec: &ContainerSpec) -> Attempt<Vec<(LinkNameSpaceType, O
 }
 
 impl Privileged {
-    pub(super) fn borrow(&self) -> Privileges<'_> {
+    fn borrow(&self) -> Privileges<'_> {
         Privileges {
             caps: self.caps,
             no_new_privileges: self.no_new_privileges,

@@ -6,8 +6,11 @@
 //! every client has all of the output; what is left then is `exit.json`. A container that was never
 //! started ends with the connection to the hostd that created it.
 
+mod call;
 mod create;
 mod log;
+mod maker;
+mod other;
 mod pins;
 mod server;
 mod streams;

@@ -1,15 +1,13 @@
 //! The shim's loop: one poll(2) over signals, the socket, the clients and the processes' stdio.
 
-use super::create;
+use super::maker::Maker;
 use super::pins::Pins;
 use super::streams::{ProcessStreams, Source};
 use crate::Streams;
-use crate::capabilities::CapSet;
 use crate::cgroup::Cgroup;
-use crate::container::{START, program, resize};
-use crate::spec::{NsMode, TtySize, Ulimit};
+use crate::container::{program, resize};
+use crate::spec::{NsMode, TtySize};
 use crate::wire::{self, Attempt, Doing, ExitRecord, Failure, Reply, Request};
-use hostd_sys::fork::SingleThreaded;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,22 +26,11 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How many ended execs are remembered.
 const REMEMBERED: usize = 128;
 
-/// What the container's processes may do.
-#[derive(Debug)]
-pub(super) struct Privileged {
-    pub(super) caps: CapSet,
-    pub(super) no_new_privileges: bool,
-    pub(super) seccomp: Vec<u8>,
-    pub(super) apparmor: Option<String>,
-    pub(super) oom_score_adj: i32,
-    pub(super) ulimits: Vec<Ulimit>,
-}
-
 /// A process of the container that the shim started.
 #[derive(Debug)]
 pub(super) struct Task {
     id: String,
-    pid: i32,
+    pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     streams: ProcessStreams,
     exit: Option<ExitRecord>,
@@ -100,13 +87,12 @@ impl Task {
 /// The shim of one container.
 #[derive(Debug)]
 pub(super) struct Shim {
-    pub(super) container: Task,
-    pub(super) cgroup: Cgroup,
-    pub(super) privileged: Privileged,
-    pub(super) proof: SingleThreaded,
+    container: Task,
+    cgroup: Cgroup,
+    maker: Box<dyn Maker>,
     execs: Vec<Task>,
-    /// To the first process until it is started.
-    sync: Option<OwnedFd>,
+    /// Whether the first process was let go on to its program.
+    started: bool,
     signals: SignalFd,
     listener: UnixListener,
     connections: Vec<UnixStream>,
@@ -142,25 +128,21 @@ fn send(to: &mut UnixStream, reply: &Reply) -> io::Result<()> {
 }
 
 impl Shim {
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         container: Task,
         cgroup: Cgroup,
-        privileged: Privileged,
-        sync: OwnedFd,
+        maker: Box<dyn Maker>,
         signals: SignalFd,
         listener: UnixListener,
         pins: Pins,
         pid: NsMode,
-        proof: SingleThreaded,
     ) -> Self {
         Self {
             container,
             cgroup,
-            privileged,
-            proof,
+            maker,
             execs: Vec::new(),
-            sync: Some(sync),
+            started: false,
             signals,
             listener,
             connections: Vec::new(),
@@ -267,7 +249,7 @@ impl Shim {
         for (at, which) in leaving.into_iter().rev() {
             self.task(at).waiters.remove(which);
             // A container that nobody can start any more: the hostd that created it is gone.
-            self.quit |= at == 0 && self.sync.is_some();
+            self.quit |= at == 0 && self.is_waiting();
         }
         let mut readable = Vec::new();
         for &(token, _) in ready {
@@ -298,22 +280,26 @@ impl Shim {
         match wire::read::<Request>(&mut connection) {
             Ok(Some((request, _))) => self.answer(request, connection),
             // As above, before it waited.
-            Ok(None) | Err(_) => self.quit |= self.sync.is_some() && self.connections.is_empty(),
+            Ok(None) | Err(_) => self.quit |= self.is_waiting() && self.connections.is_empty(),
         }
     }
 
     fn answer(&mut self, request: Request, mut connection: UnixStream) {
         let result = match request {
-            Request::Hello => Ok(Reply::Hello { pid: self.pid(), started: self.sync.is_none() }),
+            Request::Hello => Ok(Reply::Hello { pid: self.pid(), started: !self.is_waiting() }),
             Request::Start => self.start().map(|()| Reply::Done),
-            Request::Kill(signal) => self.kill(signal).map(|()| Reply::Done),
+            Request::Kill(signal) => self.maker.kill(signal, &self.container).map(|()| Reply::Done),
+            Request::Freeze(frozen) => self.maker.freeze(frozen, &self.cgroup).map(|()| Reply::Done),
+            Request::Update(wanted) => self.maker.update(&wanted, &self.cgroup).map(|()| Reply::Done),
             Request::Resize(size) => set_size(&self.container, size).map(|()| Reply::Done),
             Request::Wait => return wait(&mut self.container, connection),
             Request::Attach(wants) => return self.attach(connection, wants),
-            Request::Exec { spec, attach } => match create::exec(&spec, attach, self) {
-                Ok(task) => return self.add_exec(task, attach, connection),
-                Err(failure) => Err(failure),
-            },
+            Request::Exec { spec, attach } => {
+                match self.maker.exec(&spec, attach, &self.container, &self.cgroup) {
+                    Ok(task) => return self.add_exec(task, attach, connection),
+                    Err(failure) => Err(failure),
+                }
+            }
             Request::ExecWait(id) => match self.exec(&id) {
                 Some(task) => return wait(task, connection),
                 None => Ok(Reply::NoSuchExec),
@@ -344,15 +330,17 @@ impl Shim {
         self.execs.iter_mut().find(|task| task.id == id)
     }
 
-    fn start(&mut self) -> Attempt<()> {
-        let sync = self.sync.take().ok_or_else(|| Failure::new("the container was started before"))?;
-        wire::send_fds(sync.as_fd(), &[START], &[]).doing(|| "start the container's process".into())?;
-        create::await_exec(&sync)
+    /// Whether the first process stands before its program still.
+    fn is_waiting(&self) -> bool {
+        !self.started && self.container.exit.is_none()
     }
 
-    fn kill(&self, signal: i32) -> Attempt<()> {
-        hostd_sys::fork::pidfd_send_signal(self.container.pidfd.as_fd(), signal)
-            .doing(|| format!("send signal {signal}"))
+    fn start(&mut self) -> Attempt<()> {
+        if !self.is_waiting() {
+            return Err(Failure::new("the container was started before"));
+        }
+        self.started = true;
+        self.maker.start(&self.container)
     }
 
     fn attach(&mut self, mut connection: UnixStream, wants: Streams) {
@@ -391,7 +379,6 @@ impl Shim {
 
     fn container_ended(&mut self, code: i32) {
         let record = ExitRecord::now(code, self.cgroup.oom_kills() > 0);
-        self.sync = None;
         if self.shares_pids {
             self.cgroup.kill_all();
         }
@@ -400,6 +387,7 @@ impl Shim {
             eprintln!("hostd shim: cannot write exit.json: {error}");
         }
         self.container.tell(record);
+        self.maker.ended();
         // Killed by the kernel along with their pid namespace, or just now.
         if let Err(error) = self.cgroup.remove() {
             eprintln!("hostd shim: {}", wire::chain(&error));

@@ -86,6 +86,11 @@ impl ProcessStreams {
         self.outputs[0].as_ref().filter(|_| self.terminal).map(AsFd::as_fd)
     }
 
+    /// The process's stderr, where it is a pipe.
+    pub(super) fn stderr(&self) -> Option<BorrowedFd<'_>> {
+        self.outputs[1].as_ref().map(AsFd::as_fd)
+    }
+
     pub(super) fn attach(&mut self, socket: UnixStream, wants: Streams) -> std::io::Result<()> {
         socket.set_nonblocking(true)?;
         self.clients.push(Client {

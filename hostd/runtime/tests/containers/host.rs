@@ -100,6 +100,8 @@ impl Host {
             writable_cgroups: false,
             init: false,
             log: Log::JsonFile { path: layer.join("json.log"), max_size: None, max_files: 1 },
+            runtime: None,
+            annotations: BTreeMap::new(),
             id,
         }
     }

@@ -1,0 +1,384 @@
+//! Other OCI runtimes: the shim writes them a bundle, has them build the container and run processes in it, and is
+//! the parent of those all the same, because what a runtime leaves behind goes to its subreaper.
+//!
+//! ```text
+//! <bundle>/config.json    written where the root file system can be read: users are looked up there
+//! <bundle>/rootfs         the overlay, in the mount namespace of the runtime's `create` and nowhere else
+//! <bundle>/netns, shm     likewise: the network namespace and another container's /dev/shm, by path
+//! <bundle>/runtime        the runtime's own state (`--root`)
+//! <bundle>/runtime.log    what it has to say about its last command
+//! ```
+//! The container's own mount namespace is a copy of the one of `create`, so the host has no mount to take down,
+//! whatever dies. A call keeps the shim from everything else for as long as it takes: some tens of milliseconds.
+
+use super::call::{Caller, Given, failure, kill_children, left_in, written};
+use super::create::{open_log, own_part, pipes, terminal};
+use super::maker::Maker;
+use super::pins::{LayerLock, Pins};
+use super::server::{Shim, Task};
+use super::streams::ProcessStreams;
+use crate::capabilities::CapSet;
+use crate::cgroup::Cgroup;
+use crate::container::identity::{self, User};
+use crate::container::rootfs::{self, Make, Root, normal};
+use crate::container::{Stdio, devices, mounts, resize};
+use crate::oci::{self, Config, Process};
+use crate::spec::{ContainerSpec, ExecSpec, NetNs, NsMode, Resources, Stdin, TtySize, Ulimit};
+use crate::wire::{self, Attempt, Doing, Failure};
+use crate::{Kernel, Streams};
+use hostd_sys::fork::SingleThreaded;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+/// Where a runtime hands over terminals. Relative: the path of a deep exec root is too long for a socket's address.
+const CONSOLE: &str = "console.sock";
+const PID_FILE: &str = "process.pid";
+const PROCESS_FILE: &str = "process.json";
+const RESOURCES_FILE: &str = "resources.json";
+/// How long a terminal may be under way once the runtime has ended.
+const HANDOVER: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// A container whose processes another runtime makes.
+#[derive(Debug)]
+struct Other {
+    caller: Caller,
+    id: String,
+    caps: CapSet,
+    /// Those of a privileged exec.
+    all_caps: CapSet,
+    no_new_privileges: bool,
+    ulimits: Vec<Ulimit>,
+    oom_score_adj: i32,
+    apparmor: Option<String>,
+}
+
+/// What stands beside the spec of a container to create.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) caller: Caller,
+    pub(super) caps: CapSet,
+    pub(super) kernel: Kernel,
+    pub(super) cgroup: Cgroup,
+    /// The cgroup, as the runtime is told it.
+    pub(super) cgroup_path: String,
+    pub(super) listener: UnixListener,
+}
+
+/// Has the runtime build the container up to its exec. On error nothing is left behind.
+pub(super) fn create(mut spec: ContainerSpec, setting: Setting) -> Attempt<Shim> {
+    let Setting { caller, caps, kernel, cgroup, cgroup_path, listener } = setting;
+    // Before anything is started: a child that ends at once must not be missed.
+    let signals = super::server::child_signals()?;
+    let log = open_log(&spec.log)?;
+    let other = Other {
+        caller,
+        id: spec.id.clone(),
+        caps: own_part(caps)?,
+        all_caps: own_part(CapSet::all())?,
+        no_new_privileges: spec.no_new_privileges,
+        ulimits: spec.ulimits.clone(),
+        oom_score_adj: spec.oom_score_adj.unwrap_or(0),
+        apparmor: spec.apparmor.clone(),
+    };
+    let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
+        NetNs::Host => None,
+        NetNs::Fd(fd) => Some(fd),
+    };
+    let layer = LayerLock::take(&spec.rootfs)?;
+    let built = other
+        .first_process(&spec, kernel, &cgroup_path, netns.as_ref())
+        .and_then(|made| Ok((Pins::hold(made.0, layer)?, made)));
+    let (pins, (pid, pidfd, mut streams)) = built.inspect_err(|_| {
+        // The error that counts is the first one.
+        let _ = other.caller.call(&["delete", "--force", &other.id]);
+        kill_children();
+        let _ = cgroup.remove();
+    })?;
+    streams.stdin_once = spec.stdin == Stdin::Once;
+    streams.log = log;
+    let container = Task::new(spec.id, pid, pidfd, streams);
+    Ok(Shim::new(container, cgroup, Box::new(other), signals, listener, pins, spec.namespaces.pid))
+}
+
+impl Other {
+    fn first_process(
+        &self,
+        spec: &ContainerSpec,
+        kernel: Kernel,
+        cgroup: &str,
+        netns: Option<&OwnedFd>,
+    ) -> Attempt<(i32, OwnedFd, ProcessStreams)> {
+        for dir in ["rootfs", "shm", "runtime"] {
+            fs::create_dir(dir).doing(|| format!("make {dir} in the bundle"))?;
+        }
+        fs::write("netns", "").doing(|| "make netns in the bundle".into())?;
+        let nodes = devices::gather(spec)?;
+        let bundle = &self.caller.bundle;
+        let prepare = || {
+            let place = |name: &str| format!("{bundle}/{name}");
+            rootfs::cut_off(spec, bundle)?;
+            drop(rootfs::mount(&spec.rootfs, kernel, &place("rootfs"))?);
+            let (netns, shm) = (netns.map(|fd| (fd, place("netns"))), place("shm"));
+            if let Some((fd, path)) = &netns {
+                rustix::mount::mount_bind(format!("/proc/self/fd/{}", fd.as_raw_fd()), path)
+                    .doing(|| "give the network namespace a path".into())?;
+            }
+            let foreign_shm = spec.namespaces.ipc != NsMode::Private && !mounts::replaced(spec, "/dev/shm");
+            if foreign_shm {
+                let fd = mounts::foreign_shm(spec.namespaces.ipc)?;
+                rootfs::move_to(&fd, Root::at(&shm)?.fd()).doing(|| "mount /dev/shm".into())?;
+            }
+            let root = Root::at(&place("rootfs"))?;
+            let user = identity::resolve(&root, &spec.user, &spec.group_add)?;
+            make_cwd(&root, spec)?;
+            let config = Config {
+                spec,
+                kernel,
+                caps: self.caps,
+                user: &user,
+                nodes: &nodes,
+                rootfs: &place("rootfs"),
+                cgroup,
+                netns: netns.as_ref().map(|(_, path)| path.as_str()),
+                shm: foreign_shm.then_some(&shm),
+            };
+            write_json(&place("config.json"), &config.oci()?)?;
+            // On the way the working directory may have changed.
+            rustix::process::chdir(bundle.as_str()).doing(|| format!("enter {bundle}"))
+        };
+        let command = ["create", "--bundle", bundle, "--pid-file", PID_FILE];
+        let wanted = Wanted {
+            tty: spec.tty,
+            size: spec.console_size,
+            stdin: spec.stdin != Stdin::Null,
+            out: true,
+            err: true,
+        };
+        let given = Given { own_mounts: true, keep: netns.map(AsFd::as_fd), ..Given::default() };
+        self.process("create", &command, wanted, given, prepare).map_err(|failure| match failure {
+            Failure { whole: true, message, code } => Failure {
+                message: format!(
+                    "failed to create task for container: failed to create shim task: {message}"
+                ),
+                code,
+                whole: true,
+            },
+            own => own,
+        })
+    }
+
+    /// Has the runtime start a process and takes it over: its pid, its descriptor, its stdio.
+    fn process(
+        &self,
+        what: &str,
+        command: &[&str],
+        wanted: Wanted,
+        given: Given<'_>,
+        prepare: impl FnOnce() -> Attempt<()>,
+    ) -> Attempt<(i32, OwnedFd, ProcessStreams)> {
+        let _ = fs::remove_file(PID_FILE);
+        let console = if wanted.tty { Some(Console::listen()?) } else { None };
+        let (mut streams, stdio) = if wanted.tty {
+            (ProcessStreams::default(), None)
+        } else {
+            match pipes(wanted.stdin, wanted.out, wanted.err)? {
+                (ours, Stdio::Pipes(theirs)) => (ours, Some(theirs)),
+                (ours, Stdio::Terminal(_)) => (ours, None),
+            }
+        };
+        let mut all = command.to_vec();
+        if console.is_some() {
+            all.extend(["--console-socket", CONSOLE]);
+        }
+        all.push(&self.id);
+        let called = self.caller.call_with(&all, &Given { stdio: stdio.as_ref(), ..given }, prepare);
+        drop(stdio);
+        called.map_err(|failure| in_words(what, failure, &streams))?;
+        let pid = written(PID_FILE)?;
+        let number = pid.trim().parse().ok().filter(|pid| *pid > 1);
+        let number: i32 = number.ok_or_else(|| failure(&format!("it wrote {:?} as a pid", pid.trim())))?;
+        // A child that has ended is there until it is reaped, and its number with it.
+        let pidfd = Pid::from_raw(number)
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()))
+            .doing(|| format!("open process {number}, which {} has started", self.caller.runtime.name))?;
+        if let Some(console) = console {
+            streams = console.take(wanted.size).and_then(|master| terminal(master, wanted.stdin))?;
+        }
+        Ok((number, pidfd, streams))
+    }
+
+    fn call(&self, what: &str, command: &[&str]) -> Attempt<()> {
+        self.caller.call(command).map_err(|failure| in_words(what, failure, &ProcessStreams::default()))
+    }
+}
+
+impl Maker for Other {
+    fn start(&mut self, _container: &Task) -> Attempt<()> {
+        self.call("start", &["start", &self.id])
+    }
+
+    fn exec(
+        &mut self,
+        spec: &ExecSpec,
+        attach: Option<Streams>,
+        container: &Task,
+        _cgroup: &Cgroup,
+    ) -> Attempt<Task> {
+        let wants = attach.unwrap_or(Streams { stdin: false, stdout: false, stderr: false });
+        let init = container.pid;
+        let prepare = || {
+            let user = identity::resolve(&Root::at(&format!("/proc/{init}/root"))?, &spec.user, &[])?;
+            write_json(PROCESS_FILE, &self.exec_process(spec, &user).oci())
+        };
+        let command = ["exec", "--detach", "--process", PROCESS_FILE, "--pid-file", PID_FILE];
+        let wanted = Wanted {
+            tty: spec.tty,
+            size: spec.console_size,
+            stdin: spec.stdin && (spec.tty || wants.stdin),
+            out: wants.stdout,
+            err: wants.stderr,
+        };
+        let made = self.process("exec", &command, wanted, Given::default(), prepare);
+        // It holds an environment, and with it secrets.
+        let _ = fs::remove_file(PROCESS_FILE);
+        let (pid, pidfd, mut streams) = made?;
+        streams.stdin_once = true;
+        Ok(Task::new(spec.id.clone(), pid, pidfd, streams))
+    }
+
+    fn kill(&mut self, signal: i32, container: &Task) -> Attempt<()> {
+        let asked = self.call("kill", &["kill", &self.id, &signal.to_string()]);
+        if asked.is_err() && signal == libc::SIGKILL {
+            // A runtime that is out of order must not keep it alive.
+            return hostd_sys::fork::pidfd_send_signal(container.pidfd.as_fd(), signal)
+                .doing(|| "kill the container".into());
+        }
+        asked
+    }
+
+    fn freeze(&mut self, frozen: bool, _cgroup: &Cgroup) -> Attempt<()> {
+        let command = if frozen { "pause" } else { "resume" };
+        self.call(command, &[command, &self.id])
+    }
+
+    fn update(&mut self, resources: &Resources, _cgroup: &Cgroup) -> Attempt<()> {
+        write_json(RESOURCES_FILE, &oci::resources(resources))?;
+        self.call("update", &["update", "--resources", RESOURCES_FILE, &self.id])
+    }
+
+    fn ended(&mut self) {
+        if let Err(failure) = self.call("delete", &["delete", "--force", &self.id]) {
+            eprintln!("hostd shim: {}", failure.message);
+        }
+    }
+}
+
+impl Other {
+    fn exec_process<'a>(&'a self, spec: &'a ExecSpec, user: &'a User) -> Process<'a> {
+        Process {
+            args: &spec.args,
+            env: &spec.env,
+            cwd: &spec.cwd,
+            user,
+            tty: spec.tty,
+            console_size: spec.console_size,
+            caps: if spec.privileged { self.all_caps } else { self.caps },
+            no_new_privileges: self.no_new_privileges,
+            ulimits: &self.ulimits,
+            oom_score_adj: self.oom_score_adj,
+            apparmor: self.apparmor.as_deref().map(|own| if spec.privileged { "unconfined" } else { own }),
+        }
+    }
+}
+
+/// Which stdio a process is to have.
+#[derive(Clone, Copy)]
+struct Wanted {
+    tty: bool,
+    size: Option<TtySize>,
+    stdin: bool,
+    out: bool,
+    err: bool,
+}
+
+/// What failed, in Docker's words around the runtime's; what the runtime said into the process's stderr where it
+/// said nothing else.
+fn in_words(what: &str, failure: Failure, streams: &ProcessStreams) -> Failure {
+    let Failure { code, message, whole } = failure;
+    if !whole {
+        return Failure { code, message, whole };
+    }
+    let more = match streams.stderr() {
+        Some(pipe) if message.contains(" did not terminate successfully") => left_in(pipe),
+        _ => String::new(),
+    };
+    let colon = if more.is_empty() { "" } else { ": " };
+    Failure { code, message: format!("OCI runtime {what} failed: {message}{colon}{more}"), whole }
+}
+
+/// Makes the working directory where it is missing and no mount will bring it.
+fn make_cwd(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
+    let cwd = normal(&spec.cwd);
+    let mounted = spec.mounts.iter().any(|mount| cwd.starts_with(&normal(&mount.destination)));
+    let own = matches!(cwd.first(), Some(&("proc" | "sys" | "dev")));
+    if mounted || own { Ok(()) } else { root.place(&format!("/{}", cwd.join("/")), Make::Dir).map(drop) }
+}
+
+fn write_json(path: &str, value: &serde_json::Value) -> Attempt<()> {
+    fs::write(path, value.to_string()).doing(|| format!("write {path}"))
+}
+
+/// The socket that a terminal's master is handed over on.
+struct Console {
+    listener: UnixListener,
+}
+
+impl Console {
+    fn listen() -> Attempt<Self> {
+        let _ = fs::remove_file(CONSOLE);
+        let listener = UnixListener::bind(CONSOLE).doing(|| format!("listen on {CONSOLE}"))?;
+        Ok(Self { listener })
+    }
+
+    /// The master, which the runtime has sent before it ended.
+    fn take(self, size: Option<TtySize>) -> Attempt<OwnedFd> {
+        let late = || failure("it handed over no terminal");
+        let arrives = |fd: &dyn AsFd| {
+            poll(&mut [PollFd::new(&fd.as_fd(), PollFlags::IN)], Some(&HANDOVER)).is_ok_and(|ready| ready > 0)
+        };
+        if !arrives(&self.listener) {
+            return Err(late());
+        }
+        let (connection, _) = self.listener.accept().doing(|| "take over the terminal".into())?;
+        if !arrives(&connection) {
+            return Err(late());
+        }
+        // Beside the descriptor comes its name, of which nobody here makes use.
+        let mut name = [0; 4096];
+        let fds = wire::recv_fds(connection.as_fd(), &mut name).doing(|| "take over the terminal".into())?;
+        let master =
+            fds.and_then(|mut fds| fds.pop()).filter(|fd| rustix::termios::isatty(fd)).ok_or_else(late)?;
+        if let Some(size) = size {
+            resize(master.as_fd(), size).doing(|| "set the terminal's size".into())?;
+        }
+        Ok(master)
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(CONSOLE);
+    }
+}
+
+impl Caller {
+    /// For the container whose bundle is the working directory.
+    pub(super) fn new(runtime: crate::spec::OciRuntime, bundle: String) -> Attempt<Self> {
+        let proof = SingleThreaded::verify().doing(|| "fork".into())?;
+        Ok(Self { runtime, bundle, proof })
+    }
+}
