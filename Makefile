@@ -37,6 +37,10 @@ demo: setup build image ## Create a VM, install hostd on it, run containers ther
 test: setup build image ## Run all tests: unit, integration, end to end
 	@tests/run
 
+.PHONY: fields
+fields: setup build ## Write the table of a create request's fields, from what hostd does with them
+	@BERTH_FIELDS=--write tests/run --test docker_py the_table_of_fields
+
 .PHONY: lint
 lint: ## Check formatting, clippy, dependencies
 	$(CARGO) fmt --all --check

@@ -6,6 +6,7 @@
 
 mod host;
 mod outcome;
+pub mod python;
 
 pub use host::TestHost;
 pub use outcome::{Outcome, run};

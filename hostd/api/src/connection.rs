@@ -19,8 +19,10 @@ use futures_util::stream::BoxStream;
 use hostd_engine::EngineError;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::any::Any;
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -33,6 +35,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
 
 /// A client that connects and sends no request in that time is let go.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a client gets to read a head before what follows is sent, too.
+const HEAD_PATIENCE: Duration = Duration::from_secs(2);
 /// Buffer of each direction of a stream.
 const STREAM_BUFFER: usize = 32 << 10;
 
@@ -137,7 +141,9 @@ pub(crate) async fn serve(io: impl Transport, router: Router, stop: Cancellation
 async fn run(mut client: impl Transport, ahead: Bytes, takeover: Takeover) -> io::Result<()> {
     client.write_all(takeover.head.as_bytes()).await?;
     client.flush().await?;
+    let local = local_socket(&client);
     let Begun { replay, stream } = takeover.begin.await;
+    head_taken(local).await;
     if let Some(mut replay) = replay {
         while let Some(chunk) = replay.next().await {
             client.write_all(&chunk.map_err(io::Error::other)?).await?;
@@ -167,6 +173,24 @@ async fn run(mut client: impl Transport, ahead: Bytes, takeover: Takeover) -> io
     tokio::select! {
         result = output => result,
         () = input => Ok(()),
+    }
+}
+
+/// The unix socket that a client is connected by, if it is.
+fn local_socket(client: &dyn Any) -> Option<OwnedFd> {
+    client.downcast_ref::<UnixStream>()?.as_fd().try_clone_to_owned().ok()
+}
+
+/// Waits until a client on a unix socket has read the head. docker-py reads it through a buffer and goes on below that
+/// buffer: output that comes along with the head would be lost to it. A client that is in no hurry is not waited for
+/// long; one on TCP cannot be watched.
+async fn head_taken(socket: Option<OwnedFd>) {
+    let Some(socket) = socket else { return };
+    let started = std::time::Instant::now();
+    while started.elapsed() < HEAD_PATIENCE
+        && hostd_engine::unread_by_peer(socket.as_fd()).is_ok_and(|count| count > 0)
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         userns_mode: fields.string("UsernsMode")?,
         cgroup_parent: fields.string("CgroupParent")?,
         readonly_rootfs: fields.boolean("ReadonlyRootfs")?,
-        shm_size: positive(fields, "ShmSize")?,
+        shm_size: shm_size(fields)?,
         sysctls: fields.string_map("Sysctls")?,
         ulimits: fields.objects("Ulimits")?.iter().map(ulimit).collect::<Result<_>>()?,
         init: fields.opt_boolean("Init")?,
@@ -104,6 +104,13 @@ fn positive(fields: &Fields<'_>, name: &str) -> Result<Option<u64>> {
             .map(Some)
             .map_err(|_| ApiError::bad_request(format!("{} must not be negative", fields.path(name)))),
     }
+}
+
+fn shm_size(fields: &Fields<'_>) -> Result<Option<u64>> {
+    positive(fields, "ShmSize").map_err(|error| match fields.integer("ShmSize") {
+        Ok(_) => ApiError::bad_request("SHM size can not be less than 0"),
+        Err(_) => error,
+    })
 }
 
 fn log_config(fields: &Fields<'_>) -> Result<(String, std::collections::BTreeMap<String, String>)> {
@@ -301,6 +308,15 @@ fn encode_restart_policy(policy: RestartPolicy) -> Value {
     json!({ "Name": name, "MaximumRetryCount": retries })
 }
 
+/// Paths that are masked or read-only: those asked for, else the default ones, none where nothing is fenced.
+fn fenced(host: &HostConfig, asked: Option<&[String]>, default: &[&str]) -> Value {
+    match asked {
+        Some(paths) => json!(paths),
+        None if host.privileged => Value::Null,
+        None => json!(default),
+    }
+}
+
 fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
     let (rows, columns) = host.console_size.unwrap_or((0, 0));
     let Value::Object(fields) = json!({
@@ -336,8 +352,8 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "ShmSize": host.shm_size.unwrap_or(64 << 20),
         "Runtime": if host.runtime.is_empty() { "hostd" } else { &host.runtime },
         "Isolation": "",
-        "MaskedPaths": host.masked_paths,
-        "ReadonlyPaths": host.readonly_paths,
+        "MaskedPaths": fenced(host, host.masked_paths.as_deref(), &hostd_engine::MASKED_PATHS),
+        "ReadonlyPaths": fenced(host, host.readonly_paths.as_deref(), &hostd_engine::READONLY_PATHS),
     }) else {
         return;
     };

@@ -235,7 +235,7 @@ fn published(record: &ContainerRecord) -> Vec<Port> {
     ports
 }
 
-/// A moment as filters have it: seconds since 1970, RFC 3339, or a duration such as `24h` before now.
+/// A moment as filters have it: seconds since 1970, RFC 3339 or its first parts, or a duration such as `24h` before now.
 pub(crate) fn moment(text: &str) -> Result<OffsetDateTime> {
     let bad = || EngineError::invalid(format!("invalid time {text:?}"));
     if let Ok(seconds) = text.parse::<f64>() {
@@ -243,6 +243,14 @@ pub(crate) fn moment(text: &str) -> Result<OffsetDateTime> {
         return OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).map_err(|_| bad());
     }
     if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
+        return Ok(at);
+    }
+    // A date, with or without an hour, minutes, seconds: the rest is zero, and the time is UTC.
+    if [10, 13, 16, 19].contains(&text.len())
+        && text.is_ascii()
+        && let Ok(at) =
+            OffsetDateTime::parse(&[text, &"0000-00-00T00:00:00Z"[text.len()..]].concat(), &Rfc3339)
+    {
         return Ok(at);
     }
     let (mut seconds, mut number) = (0.0, String::new());
@@ -289,10 +297,12 @@ mod tests {
     fn moments_are_read() {
         assert_eq!(moment("1").unwrap().unix_timestamp(), 1);
         assert_eq!(moment("1970-01-01T00:00:02Z").unwrap().unix_timestamp(), 2);
+        assert_eq!(moment("1970-01-02").unwrap().unix_timestamp(), 86400);
+        assert_eq!(moment("1970-01-02T01:02").unwrap().unix_timestamp(), 86400 + 3720);
         let before = OffsetDateTime::now_utc();
         let hour_ago = before - moment("1h0m0s").unwrap();
         assert!((3595..=3600).contains(&hour_ago.whole_seconds()));
-        for bad in ["", "x", "1d", "h"] {
+        for bad in ["", "x", "1d", "h", "1970-13-41", "1970-01-02T"] {
             assert!(moment(bad).is_err(), "{bad}");
         }
     }

@@ -29,6 +29,7 @@ mod supervisor;
 mod wire;
 
 pub use client::{Container, Exec, ExecHandle};
+pub use hostd_sys::socket::unread_by_peer;
 pub use kernel::Kernel;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

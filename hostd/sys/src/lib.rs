@@ -9,3 +9,4 @@ pub mod fork;
 pub mod idmap;
 pub mod mount;
 pub mod process;
+pub mod socket;

@@ -9,33 +9,13 @@ use super::rootfs::{
     self, DEVPTS_MAGIC, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, move_to, must_be, normal,
 };
 use crate::cgroup::CgroupMount;
-use crate::spec::{ContainerSpec, Mount, MountKind, NsMode};
+use crate::spec::{ContainerSpec, MASKED_PATHS, Mount, MountKind, NsMode, READONLY_PATHS};
 use crate::wire::{Attempt, Doing, Failure};
 use hostd_sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-
-/// Hidden unless the container is privileged or says otherwise.
-pub(crate) const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Read-only unless the container is privileged or says otherwise.
-pub(crate) const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Whether a mount of the user's stands in place of a standard one.
 pub(crate) fn replaced(spec: &ContainerSpec, path: &str) -> bool {
@@ -342,10 +322,10 @@ pub(crate) fn protect(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
         let listed = |own: &Option<Vec<String>>, default: &[&str]| {
             own.clone().unwrap_or_else(|| default.iter().map(|p| (*p).to_owned()).collect())
         };
-        for path in listed(&spec.readonly_paths, &READ_ONLY) {
+        for path in listed(&spec.readonly_paths, &READONLY_PATHS) {
             make_read_only(root, &path)?;
         }
-        mask(root, &listed(&spec.masked_paths, &MASKED))?;
+        mask(root, &listed(&spec.masked_paths, &MASKED_PATHS))?;
     }
     if spec.read_only_rootfs { rootfs::read_only(root) } else { Ok(()) }
 }

@@ -6,9 +6,10 @@ use crate::capabilities::CapSet;
 use crate::cgroup::devices;
 use crate::container::devices::Node;
 use crate::container::identity::User;
-use crate::container::mounts::{MASKED, READ_ONLY, replaced};
+use crate::container::mounts::replaced;
 use crate::seccomp;
 use crate::spec::{ContainerSpec, Mount, MountKind, NsMode, Resources};
+use crate::spec::{MASKED_PATHS, READONLY_PATHS};
 use crate::wire::{Attempt, Failure, chain};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -115,8 +116,8 @@ impl Config<'_> {
                 "resources": limits_and_devices,
                 "rootfsPropagation": propagation(mounts),
                 "seccomp": filter,
-                "maskedPaths": paths(masked_paths, &MASKED),
-                "readonlyPaths": paths(readonly_paths, &READ_ONLY),
+                "maskedPaths": paths(masked_paths, &MASKED_PATHS),
+                "readonlyPaths": paths(readonly_paths, &READONLY_PATHS),
                 "sysctl": sysctls_with(sysctls, if own_uts { domainname } else { "" }),
             },
         })))
