@@ -2,33 +2,16 @@
 
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::limits;
 use crate::ports;
 use crate::version::ApiVersion;
-use hostd_engine::model::{HostConfig, MountRequest, MountType, Resources, RestartPolicy};
+use hostd_engine::model::{HostConfig, MountRequest, MountType, RestartPolicy};
 use serde_json::{Map, Value, json};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// Docker's fields that nothing here honours yet.
-const NOT_HONOURED: &[&str] = &[
-    "StorageOpt",
-    "Cgroup",
-    "BlkioWeight",
-    "BlkioWeightDevice",
-    "BlkioDeviceReadBps",
-    "BlkioDeviceWriteBps",
-    "BlkioDeviceReadIOps",
-    "BlkioDeviceWriteIOps",
-    "CpuRealtimePeriod",
-    "CpuRealtimeRuntime",
-    "CpuCount",
-    "CpuPercent",
-    "IOMaximumIOps",
-    "IOMaximumBandwidth",
-    "DeviceRequests",
-    "KernelMemoryTCP",
-    "OomKillDisable",
-];
+const NOT_HONOURED: &[&str] = &["StorageOpt", "Cgroup"];
 
 /// Reads the object; older clients get the defaults of their time.
 pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostConfig> {
@@ -80,7 +63,8 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         masked_paths: fields.strings("MaskedPaths")?,
         readonly_paths: fields.strings("ReadonlyPaths")?,
         console_size: if version.since(42) { console_size(fields)? } else { None },
-        resources: resources(fields, version)?,
+        device_requests: limits::device_requests(fields)?,
+        resources: limits::resources(fields, version)?,
         container_id_file: fields.string("ContainerIDFile")?,
         runtime: fields.string("Runtime")?,
         annotations: if version.since(43) { fields.string_map("Annotations")? } else { Default::default() },
@@ -128,7 +112,7 @@ fn log_config(fields: &Fields<'_>) -> Result<(String, std::collections::BTreeMap
     Ok((driver.to_owned(), log.string_map("Config")?))
 }
 
-fn restart_policy(fields: &Fields<'_>) -> Result<RestartPolicy> {
+pub(crate) fn restart_policy(fields: &Fields<'_>) -> Result<RestartPolicy> {
     let Some(policy) = fields.object("RestartPolicy")? else { return Ok(RestartPolicy::No) };
     let (name, retries) = (policy.string("Name")?, policy.integer("MaximumRetryCount")?);
     if retries != 0 && name != "on-failure" {
@@ -195,27 +179,6 @@ pub(crate) fn console_size(fields: &Fields<'_>) -> Result<Option<(u16, u16)>> {
     }
 }
 
-fn resources(fields: &Fields<'_>, version: ApiVersion) -> Result<Resources> {
-    // From 1.42 on Docker ignores it; before, it limited what kernels no longer limit.
-    if !version.since(42) {
-        fields.refuse(&["KernelMemory"])?;
-    }
-    Ok(Resources {
-        memory: fields.integer("Memory")?,
-        memory_reservation: fields.integer("MemoryReservation")?,
-        memory_swap: fields.integer("MemorySwap")?,
-        // The CLI sends -1 for not set.
-        memory_swappiness: fields.opt_integer("MemorySwappiness")?.filter(|value| *value != -1),
-        cpu_shares: fields.integer("CpuShares")?,
-        cpu_period: fields.integer("CpuPeriod")?,
-        cpu_quota: fields.integer("CpuQuota")?,
-        nano_cpus: fields.integer("NanoCpus")?,
-        cpuset_cpus: fields.string("CpusetCpus")?,
-        cpuset_mems: fields.string("CpusetMems")?,
-        pids_limit: fields.opt_integer("PidsLimit")?.filter(|limit| *limit > 0 && version.since(40)),
-    })
-}
-
 fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
     let kind = match item.string("Type")?.as_str() {
         "bind" => MountType::Bind,
@@ -280,16 +243,12 @@ fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
 pub(crate) fn encode(host: &HostConfig, version: ApiVersion) -> Value {
     let mut map = Map::new();
     encode_own(host, &mut map);
-    encode_resources(host, &mut map);
-    if !version.since(42) {
-        map.insert("KernelMemory".to_owned(), json!(0));
-        map.insert("KernelMemoryTCP".to_owned(), json!(0));
-    }
+    limits::encode(host, version, &mut map);
     Value::Object(map)
 }
 
 /// An empty list as Docker writes one that nobody set.
-fn or_null(items: &[String]) -> Value {
+pub(crate) fn or_null(items: &[String]) -> Value {
     if items.is_empty() { Value::Null } else { json!(items) }
 }
 
@@ -370,49 +329,6 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
             map.insert(name.to_owned(), value);
         }
     }
-}
-
-fn encode_resources(host: &HostConfig, map: &mut Map<String, Value>) {
-    let limits = &host.resources;
-    let devices = host.devices.iter().map(|(on_host, in_container, permissions)| {
-        json!({ "PathOnHost": on_host, "PathInContainer": in_container, "CgroupPermissions": permissions })
-    });
-    let ulimits =
-        host.ulimits.iter().map(|(name, soft, hard)| json!({ "Name": name, "Soft": soft, "Hard": hard }));
-    let Value::Object(fields) = json!({
-        "CpuShares": limits.cpu_shares,
-        "Memory": limits.memory,
-        "NanoCpus": limits.nano_cpus,
-        "CgroupParent": host.cgroup_parent,
-        "BlkioWeight": 0,
-        "BlkioWeightDevice": [],
-        "BlkioDeviceReadBps": [],
-        "BlkioDeviceWriteBps": [],
-        "BlkioDeviceReadIOps": [],
-        "BlkioDeviceWriteIOps": [],
-        "CpuPeriod": limits.cpu_period,
-        "CpuQuota": limits.cpu_quota,
-        "CpuRealtimePeriod": 0,
-        "CpuRealtimeRuntime": 0,
-        "CpusetCpus": limits.cpuset_cpus,
-        "CpusetMems": limits.cpuset_mems,
-        "Devices": devices.collect::<Value>(),
-        "DeviceCgroupRules": or_null(&host.device_cgroup_rules),
-        "DeviceRequests": null,
-        "MemoryReservation": limits.memory_reservation,
-        "MemorySwap": limits.memory_swap,
-        "MemorySwappiness": limits.memory_swappiness,
-        "OomKillDisable": false,
-        "PidsLimit": limits.pids_limit,
-        "Ulimits": ulimits.collect::<Value>(),
-        "CpuCount": 0,
-        "CpuPercent": 0,
-        "IOMaximumIOps": 0,
-        "IOMaximumBandwidth": 0,
-    }) else {
-        return;
-    };
-    map.extend(fields);
 }
 
 /// The name of a kind of mount.

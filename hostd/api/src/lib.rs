@@ -21,6 +21,7 @@ mod fields;
 mod hostconfig;
 mod images;
 mod inspect;
+mod limits;
 mod networks;
 mod params;
 mod ports;

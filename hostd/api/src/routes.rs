@@ -1,7 +1,7 @@
 //! Method and path to handler, and what answers where there is none.
 
 use crate::error::ApiError;
-use crate::{containers, disk_usage, exec, images, networks, stats, system, volumes};
+use crate::{containers, disk_usage, exec, images, limits, networks, stats, system, volumes};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post};
@@ -39,6 +39,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/containers/{id}/pause", post(containers::pause))
         .route("/containers/{id}/unpause", post(containers::unpause))
         .route("/containers/{id}/rename", post(containers::rename))
+        .route("/containers/{id}/update", post(limits::update))
         .route("/containers/{id}/resize", post(containers::resize))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/attach", post(containers::attach))
@@ -62,7 +63,6 @@ pub(crate) fn router(engine: Engine) -> Router {
 const NOT_IMPLEMENTED: &[(&str, &str)] = &[
     ("GET", "/containers/*/changes"),
     ("GET", "/containers/*/export"),
-    ("POST", "/containers/*/update"),
     ("GET", "/containers/*/attach/ws"),
     ("HEAD", "/containers/*/archive"),
     ("GET", "/containers/*/archive"),

@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::Response;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hostd_engine::{Auth, Engine, Event, EventOptions, Info};
+use hostd_engine::{Auth, Engine, Event, EventOptions, Info, Machine};
 use serde_json::{Map, Value, json};
 
 /// `GET /version`.
@@ -66,7 +66,7 @@ pub(crate) async fn info(State(engine): State<Engine>, version: ApiVersion) -> R
 
 fn encode_info(info: &Info, version: ApiVersion) -> Value {
     let mut map = Map::new();
-    for part in [encode_host(info), encode_engine(info)] {
+    for part in [encode_host(info), encode_limits(&info.machine), encode_engine(info)] {
         if let Value::Object(part) = part {
             map.extend(part);
         }
@@ -74,8 +74,10 @@ fn encode_info(info: &Info, version: ApiVersion) -> Value {
     if !version.since(49) {
         map.remove("FirewallBackend");
     }
-    if !version.since(50) {
+    if !version.since(50) || info.discovered_devices.is_empty() {
         map.remove("DiscoveredDevices");
+    }
+    if !version.since(50) {
         map.insert("BridgeNfIptables".to_owned(), Value::Bool(info.bridge_netfilter.0));
         map.insert("BridgeNfIp6tables".to_owned(), Value::Bool(info.bridge_netfilter.1));
     }
@@ -91,23 +93,13 @@ fn encode_host(info: &Info) -> Value {
         "ContainersPaused": info.paused,
         "ContainersStopped": info.stopped,
         "Images": info.images,
-        "MemoryLimit": info.memory_limit,
-        "SwapLimit": info.swap_limit,
-        "CpuCfsPeriod": info.cpu_cfs,
-        "CpuCfsQuota": info.cpu_cfs,
-        "CPUShares": info.cpu_shares,
-        "CPUSet": info.cpuset,
-        "PidsLimit": info.pids_limit,
         "IPv4Forwarding": info.ipv4_forwarding,
-        "OomKillDisable": false,
         "SystemTime": timestamps::rfc3339(info.system_time),
-        "CgroupVersion": info.cgroup_version.to_string(),
         "KernelVersion": info.kernel_version,
         "OperatingSystem": info.operating_system,
         "OSVersion": info.os_version,
         "OSType": "linux",
         "Architecture": info.architecture,
-        "NCPU": info.cpus,
         "MemTotal": info.memory,
         "Name": info.name,
         "Labels": info.labels,
@@ -116,8 +108,35 @@ fn encode_host(info: &Info) -> Value {
     })
 }
 
+/// What limits the machine can keep.
+fn encode_limits(machine: &Machine) -> Value {
+    let mut value = json!({
+        "MemoryLimit": machine.memory_limit,
+        "SwapLimit": machine.swap_limit,
+        "CpuCfsPeriod": machine.cpu_cfs,
+        "CpuCfsQuota": machine.cpu_cfs,
+        "CPUShares": machine.cpu_shares,
+        "CPUSet": machine.cpuset,
+        "PidsLimit": machine.pids_limit,
+        "OomKillDisable": machine.oom_kill_disable,
+        "CgroupVersion": machine.cgroup_version.to_string(),
+        "NCPU": machine.cpus,
+    });
+    // Docker leaves these out where the kernel has them no more.
+    for (name, has) in
+        [("KernelMemory", machine.kernel_memory), ("KernelMemoryTCP", machine.kernel_memory_tcp)]
+    {
+        if has {
+            value[name] = json!(true);
+        }
+    }
+    value
+}
+
 /// What this engine is and how it is set up.
 fn encode_engine(info: &Info) -> Value {
+    let devices = info.discovered_devices.iter();
+    let devices = devices.map(|device| json!({ "Source": device.source, "ID": device.id }));
     json!({
         "Driver": "overlay2",
         "DriverStatus": info.driver_status,
@@ -129,7 +148,7 @@ fn encode_engine(info: &Info) -> Value {
         "NFd": info.descriptors,
         "NGoroutines": info.tasks,
         "LoggingDriver": "json-file",
-        "CgroupDriver": "cgroupfs",
+        "CgroupDriver": info.cgroup_driver.as_str(),
         "NEventsListener": info.event_listeners,
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": registry_config(info),
@@ -153,8 +172,8 @@ fn encode_engine(info: &Info) -> Value {
         "InitCommit": { "ID": "" },
         "DefaultAddressPools": [],
         "FirewallBackend": { "Driver": "nftables" },
-        "DiscoveredDevices": [],
-        "CDISpecDirs": [],
+        "DiscoveredDevices": devices.collect::<Value>(),
+        "CDISpecDirs": info.cdi_spec_dirs,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::failure::Failure;
+use crate::limits::Limits;
 use crate::listen::Host;
 use crate::settings::{Flags, NamedRuntime, Settings};
 use hostd_engine::{Defaults, OtherRuntime, RuntimeChoice, SeccompProfile, SecurityDefaults};
@@ -43,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) registry_mirrors: Vec<String>,
     pub(crate) labels: Vec<String>,
+    pub(crate) limits: Limits,
     /// What containers get that do not say.
     pub(crate) defaults: Defaults,
     pub(crate) runtimes: RuntimeChoice,
@@ -68,7 +70,7 @@ impl Config {
             return Err(Failure::new("userns-remap is not supported yet"));
         }
         let tls = tls_files(&settings);
-        let defaults = defaults(&settings)?;
+        let (limits, defaults) = (Limits::check(&settings)?, defaults(&settings)?);
         let exec_root = absolute("exec-root", settings.exec_root.as_deref(), "/run/hostd")?;
         Ok(Self {
             hosts: hosts(&settings, tls.as_ref())?,
@@ -81,6 +83,7 @@ impl Config {
             bridge: bridge(settings.bridge)?,
             bip: settings.bip.as_deref().map(bip).transpose()?,
             icc: settings.icc.unwrap_or(true),
+            limits,
             insecure_registries: settings.insecure_registries,
             registry_mirrors: mirrors(settings.registry_mirrors)?,
             labels: labels(settings.labels)?,
@@ -206,7 +209,7 @@ fn defaults(settings: &Settings) -> Result<Defaults> {
         seccomp: seccomp_profile(settings.seccomp_profile.as_deref().unwrap_or_default())?,
         no_new_privileges: settings.no_new_privileges.unwrap_or(false),
     };
-    Ok(Defaults { ipc_mode, cgroupns_mode, security, id_map: None })
+    Ok(Defaults { ipc_mode, cgroupns_mode, security, ..Defaults::default() })
 }
 
 /// A profile file is read once, here, and must be JSON; what is in it is checked when the first container needs it.
@@ -302,6 +305,26 @@ mod tests {
     }
 
     #[test]
+    fn default_limits_are_read_from_flags_and_in_dockerds_form_from_the_file() {
+        let file = r#"{"default-ulimits": {"nofile": {"Name": "nofile", "Hard": 20, "Soft": 10}},
+            "default-shm-size": "128M", "exec-opts": ["native.cgroupdriver=systemd"], "cdi-spec-dirs": ["/c"]}"#;
+        let limits = load(&["--cgroup-parent=my.slice"], file).unwrap().limits;
+        assert_eq!(limits.ulimits, [("nofile".to_owned(), 10, 20)]);
+        assert_eq!((limits.shm_size, limits.cgroup_parent.as_str()), (Some(128 << 20), "my.slice"));
+        assert_eq!(limits.cgroup_driver, hostd_engine::CgroupDriver::Systemd);
+        assert_eq!(limits.cdi_spec_dirs, [Path::new("/c")]);
+        let args = [
+            "--default-ulimit=nproc=5",
+            "--default-shm-size=65536",
+            "--exec-opt=native.cgroupdriver=cgroupfs",
+        ];
+        let limits = load(&[&args[..], &["--cdi-spec-dir="]].concat(), "").unwrap().limits;
+        assert_eq!(limits.ulimits, [("nproc".to_owned(), 5, 5)]);
+        assert_eq!((limits.shm_size, limits.cgroup_parent.as_str()), (Some(65536), "hostd"));
+        assert!(limits.cdi_spec_dirs.is_empty());
+    }
+
+    #[test]
     fn what_is_set_twice_is_refused_in_dockerds_words() {
         let error = load(&["-H", "unix:///a"], r#"{"hosts": ["unix:///b"]}"#).unwrap_err();
         assert!(error.contains(
@@ -320,6 +343,17 @@ mod tests {
             (&["--shutdown-timeout=-2"], "", "invalid shutdown-timeout: -2"),
             (&["--label=x"], "", "bad attribute format"),
             (&["--bridge=a/b"], "", "invalid bridge name"),
+            (&["--exec-opt=native.cgroupdriver=none"], "", "native.cgroupdriver option none not supported"),
+            (&["--exec-opt=x"], "", "invalid exec-opt x"),
+            (
+                &["--exec-opt=native.cgroupdriver=systemd", "--cgroup-parent=/x"],
+                "",
+                r#"cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice""#,
+            ),
+            (&["--default-ulimit=nofile=2:1"], "", "soft limit must be less than or equal to hard limit"),
+            (&["--default-ulimit=files=1"], "", "invalid ulimit type: files"),
+            (&["--default-shm-size=big"], "", "invalid size: 'big'"),
+            (&["--cdi-spec-dir=cdi"], "", "cdi-spec-dir must be an absolute path"),
             (&["--default-ipc-mode=host"], "", "is not supported as default value"),
             (&["--default-cgroupns-mode=x"], "", "is invalid"),
             (&["--seccomp-profile=/does/not/exist"], "", "opening seccomp profile (/does/not/exist) failed"),

@@ -11,6 +11,7 @@
 mod config;
 mod failure;
 mod group;
+mod limits;
 mod listen;
 mod lock;
 mod logging;
@@ -148,7 +149,15 @@ fn engine_config(config: &Config) -> EngineConfig {
             state_dir: config.data_root.join("network"),
         },
         labels: config.labels.clone(),
-        defaults: config.defaults.clone(),
+        cdi_spec_dirs: config.limits.cdi_spec_dirs.clone(),
+        cgroup_driver: config.limits.cgroup_driver,
+        cgroup_parent: config.limits.cgroup_parent.clone(),
+        realtime: config.limits.realtime,
+        defaults: hostd_engine::Defaults {
+            ulimits: config.limits.ulimits.clone(),
+            shm_size: config.limits.shm_size,
+            ..config.defaults.clone()
+        },
         live_restore: config.live_restore,
         runtimes: config.runtimes.clone(),
     }

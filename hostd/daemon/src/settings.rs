@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::failure::Failure;
+use crate::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -112,6 +113,29 @@ pub(crate) struct Settings {
     /// Seconds that containers have to end when hostd stops them; -1: as long as they take
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub(crate) shutdown_timeout: Option<i64>,
+    /// native.cgroupdriver=cgroupfs or native.cgroupdriver=systemd
+    #[arg(long = "exec-opt", value_name = "KEY=VALUE")]
+    pub(crate) exec_opts: Vec<String>,
+    /// Parent of the containers' cgroups
+    #[arg(long, value_name = "CGROUP")]
+    pub(crate) cgroup_parent: Option<String>,
+    /// Microseconds of real-time scheduling per period for all containers (cgroup v1)
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    /// Microseconds of such a period (cgroup v1)
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(crate) cpu_rt_period: Option<i64>,
+    /// Resource limit of containers that ask for none, TYPE=SOFT[:HARD] (can be repeated)
+    #[arg(long = "default-ulimit", value_name = "LIMIT")]
+    #[serde(deserialize_with = "limits::ulimits")]
+    pub(crate) default_ulimits: Vec<String>,
+    /// Size of /dev/shm of containers that ask for none
+    #[arg(long, value_name = "BYTES")]
+    #[serde(deserialize_with = "limits::size")]
+    pub(crate) default_shm_size: Option<String>,
+    /// Where CDI specifications are, instead of /etc/cdi and /var/run/cdi; an empty one switches CDI off (can be repeated)
+    #[arg(long = "cdi-spec-dir", value_name = "DIR")]
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     /// debug, info, warn, error or fatal
     #[arg(short, long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,

@@ -1,11 +1,12 @@
 //! What this machine is and can do.
 
-use crate::Engine;
+use crate::devices::DiscoveredDevice;
 use crate::error::Result;
+use crate::machine::Machine;
 use crate::model::Status;
+use crate::{CgroupDriver, Engine};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use time::OffsetDateTime;
 
 /// Counts and facts for `info`.
@@ -33,12 +34,8 @@ pub struct Info {
     pub os_version: String,
     /// `uname -m`.
     pub architecture: String,
-    /// Processors.
-    pub cpus: usize,
     /// Bytes.
     pub memory: u64,
-    /// 1 or 2.
-    pub cgroup_version: u8,
     /// Where the state is.
     pub data_root: PathBuf,
     /// Labels of the machine.
@@ -47,18 +44,14 @@ pub struct Info {
     pub insecure_registries: Vec<String>,
     /// Registries asked before Docker Hub.
     pub mirrors: Vec<String>,
-    /// Whether memory can be limited.
-    pub memory_limit: bool,
-    /// Whether swap can be limited.
-    pub swap_limit: bool,
-    /// Whether processes can be limited.
-    pub pids_limit: bool,
-    /// Whether CPU time can be weighted.
-    pub cpu_shares: bool,
-    /// Whether CPU time can be limited.
-    pub cpu_cfs: bool,
-    /// Whether CPUs can be chosen.
-    pub cpuset: bool,
+    /// What limits this machine can keep.
+    pub machine: Machine,
+    /// Who makes the containers' cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// Where CDI specifications are.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// What stands in them.
+    pub discovered_devices: Vec<DiscoveredDevice>,
     /// What the machine lacks.
     pub warnings: Vec<String>,
     /// `name=seccomp,profile=builtin` …
@@ -87,90 +80,7 @@ pub struct Info {
     pub proxies: [String; 3],
 }
 
-/// What limits this machine can keep.
-#[derive(Clone, Debug)]
-pub(crate) struct Machine {
-    pub(crate) cpus: usize,
-    pub(crate) cgroup_version: u8,
-    pub(crate) memory_limit: bool,
-    pub(crate) swap_limit: bool,
-    pub(crate) pids_limit: bool,
-    pub(crate) cpu_shares: bool,
-    pub(crate) cpu_cfs: bool,
-    pub(crate) cpuset: bool,
-}
-
-impl Machine {
-    /// Asks the kernel.
-    fn detect() -> Self {
-        const CGROUP2_MAGIC: u32 = 0x6367_7270;
-        let root = Path::new("/sys/fs/cgroup");
-        let unified = rustix::fs::statfs(root).is_ok_and(|fs| fs.f_type as u32 == CGROUP2_MAGIC);
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if unified {
-            let text = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-            let has = |name: &str| text.split_whitespace().any(|controller| controller == name);
-            return Self {
-                cpus,
-                cgroup_version: 2,
-                memory_limit: has("memory"),
-                swap_limit: has("memory"),
-                pids_limit: has("pids"),
-                cpu_shares: has("cpu"),
-                cpu_cfs: has("cpu"),
-                cpuset: has("cpuset"),
-            };
-        }
-        let has = |path: &str| root.join(path).exists();
-        Self {
-            cpus,
-            cgroup_version: 1,
-            memory_limit: has("memory/memory.limit_in_bytes"),
-            swap_limit: has("memory/memory.memsw.limit_in_bytes"),
-            pids_limit: has("pids/cgroup.procs"),
-            cpu_shares: has("cpu/cpu.shares"),
-            cpu_cfs: has("cpu/cpu.cfs_quota_us"),
-            cpuset: has("cpuset/cpuset.cpus"),
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn everything(cpus: usize) -> Self {
-        Self {
-            cpus,
-            cgroup_version: 2,
-            memory_limit: true,
-            swap_limit: true,
-            pids_limit: true,
-            cpu_shares: true,
-            cpu_cfs: true,
-            cpuset: true,
-        }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        [
-            (self.memory_limit, "WARNING: No memory limit support"),
-            (self.swap_limit, "WARNING: No swap limit support"),
-            (self.cpu_cfs, "WARNING: No cpu cfs quota support"),
-            (self.cpu_shares, "WARNING: No cpu shares support"),
-            (self.cpuset, "WARNING: No cpuset support"),
-            (self.pids_limit, "WARNING: No pids limit support"),
-        ]
-        .into_iter()
-        .filter(|(has, _)| !has)
-        .map(|(_, text)| text.to_owned())
-        .collect()
-    }
-}
-
 impl Engine {
-    /// What limits this machine can keep; asked once.
-    pub(crate) fn machine(&self) -> Machine {
-        static MACHINE: OnceLock<Machine> = OnceLock::new();
-        MACHINE.get_or_init(Machine::detect).clone()
-    }
-
     /// The commit that runc was built from; empty where there is no runc.
     pub async fn runc_commit(&self) -> String {
         let runtimes = self.0.runtimes();
@@ -188,6 +98,10 @@ impl Engine {
             }
         }
         let machine = self.machine();
+        let mut warnings = machine.warnings();
+        let (discovered_devices, complaints) = self.discover_devices();
+        warnings.extend(Self::security_warnings());
+        warnings.extend(complaints);
         let uname = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -204,20 +118,16 @@ impl Engine {
             operating_system: os_field(&os_release, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned()),
             os_version: os_field(&os_release, "VERSION_ID").unwrap_or_default(),
             architecture: text(uname.machine()),
-            cpus: machine.cpus,
             memory: memory_total(),
-            cgroup_version: machine.cgroup_version,
             data_root: config.data_root.clone(),
             labels: config.labels.clone(),
             insecure_registries: config.images.insecure_registries.clone(),
             mirrors: config.images.mirrors.clone(),
-            memory_limit: machine.memory_limit,
-            swap_limit: machine.swap_limit,
-            pids_limit: machine.pids_limit,
-            cpu_shares: machine.cpu_shares,
-            cpu_cfs: machine.cpu_cfs,
-            cpuset: machine.cpuset,
-            warnings: machine.warnings().into_iter().chain(Self::security_warnings()).collect(),
+            warnings,
+            machine,
+            cgroup_driver: config.cgroup_driver,
+            cdi_spec_dirs: config.cdi_spec_dirs.clone(),
+            discovered_devices,
             security_options: self.security_features(),
             runtimes: self.0.runtimes().list(),
             default_runtime: self.0.runtimes().default_name().to_owned(),

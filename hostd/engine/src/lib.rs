@@ -27,6 +27,7 @@ mod container;
 mod create;
 mod db;
 mod detach;
+mod devices;
 mod error;
 mod events;
 mod exec;
@@ -39,6 +40,7 @@ mod lifecycle;
 mod links;
 mod list;
 mod logs;
+mod machine;
 pub mod model;
 mod names;
 mod networks;
@@ -53,18 +55,21 @@ mod spec;
 mod start;
 mod stats;
 mod top;
+mod update;
 mod volumes;
 mod wait;
 mod watch;
 
 pub use attach::{AttachOptions, Attached};
-pub use create::{CreateRequest, Created, SeccompProfile, SecurityDefaults};
+pub use create::{CreateRequest, Created, SeccompProfile, SecurityDefaults, check_ulimit, parse_size};
+pub use devices::DiscoveredDevice;
 pub use error::{EngineError, ErrorKind, Result};
 pub use events::{Event, EventOptions};
 pub use exec::{ExecInfo, ExecRequest, ExecStart};
 pub use filters::Filters;
 pub use hostd_image::{Auth, HistoryEntry, Image, ImageStoreConfig, Platform, Progress, Removed};
 pub use hostd_network::{DefaultNetwork, Endpoint, NetworkConfig, Protocol, PublishedPort};
+pub use hostd_runtime::cgroup::Driver as CgroupDriver;
 pub use hostd_runtime::spec::{Extent, IdMap, MASKED_PATHS, READONLY_PATHS};
 pub use hostd_runtime::unread_by_peer;
 pub use hostd_volume::Volume;
@@ -73,12 +78,14 @@ pub use info::Info;
 pub use lifecycle::Changed;
 pub use list::ListOptions;
 pub use logs::LogOptions;
+pub use machine::Machine;
 pub use networks::Network;
 pub use prune::ImageUsage;
 pub use remove::RemoveOptions;
 pub use runtimes::{OtherRuntime, RuntimeChoice};
 pub use stats::{CpuSample, NetworkSample, Sample};
 pub use top::Processes;
+pub use update::UpdateRequest;
 pub use volumes::{Pruned, VolumeUsage};
 pub use wait::{WaitCondition, WaitResult};
 
@@ -111,6 +118,14 @@ pub struct EngineConfig {
     pub labels: Vec<String>,
     /// Containers run on while no daemon does (`--live-restore`), for `info`.
     pub live_restore: bool,
+    /// Where CDI specifications are (`--cdi-spec-dir`), the last one counting most; none switches CDI off.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Who makes the containers' cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// Parent of those cgroups (`--cgroup-parent`): a path, or a slice of systemd's.
+    pub cgroup_parent: String,
+    /// Runtime and period of real-time scheduling for all containers, in microseconds; 0 leaves the kernel's (cgroup v1).
+    pub realtime: (i64, i64),
     /// What containers get that do not say.
     pub defaults: Defaults,
     /// Runtimes besides hostd's own, and the default.
@@ -126,6 +141,10 @@ pub struct Defaults {
     pub cgroupns_mode: String,
     /// Filters and privileges.
     pub security: SecurityDefaults,
+    /// (name, soft, hard) (`--default-ulimit`).
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// Bytes of `/dev/shm` (`--default-shm-size`).
+    pub shm_size: Option<u64>,
     /// Users of the host that stand for those of containers (`--userns-remap`).
     pub id_map: Option<IdMap>,
 }
@@ -137,6 +156,8 @@ impl Default for Defaults {
             ipc_mode: private(),
             cgroupns_mode: private(),
             security: SecurityDefaults::default(),
+            ulimits: Vec::new(),
+            shm_size: None,
             id_map: None,
         }
     }

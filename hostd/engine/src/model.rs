@@ -274,6 +274,8 @@ pub struct HostConfig {
     pub devices: Vec<(String, String, String)>,
     /// Cgroup device rules.
     pub device_cgroup_rules: Vec<String>,
+    /// Devices that drivers are to find.
+    pub device_requests: Vec<DeviceRequest>,
     /// `json-file` or `none`.
     pub log_driver: String,
     /// `max-size`, `max-file`.
@@ -306,20 +308,73 @@ pub struct Resources {
     pub memory_swap: i64,
     /// 0 to 100.
     pub memory_swappiness: Option<i64>,
+    /// Bytes; kept for inspect, as no kernel of today limits it.
+    pub kernel_memory: i64,
+    /// Bytes.
+    pub kernel_memory_tcp: i64,
+    /// Processes wait for memory instead of being killed; `None` where the kernel cannot.
+    pub oom_kill_disable: Option<bool>,
     /// Relative weight.
     pub cpu_shares: i64,
     /// Microseconds.
     pub cpu_period: i64,
     /// Microseconds.
     pub cpu_quota: i64,
+    /// Microseconds.
+    pub cpu_realtime_period: i64,
+    /// Microseconds.
+    pub cpu_realtime_runtime: i64,
     /// Billionths of a CPU.
     pub nano_cpus: i64,
     /// CPU list.
     pub cpuset_cpus: String,
     /// Memory node list.
     pub cpuset_mems: String,
-    /// Processes.
+    /// Processes; 0 lifts a limit that was there before.
     pub pids_limit: Option<i64>,
+    /// Relative weight, 10 to 1000.
+    pub blkio_weight: u16,
+    /// Relative weight on one device.
+    pub blkio_weight_device: Vec<DeviceRate>,
+    /// Rates, in the order of [`BLKIO_RATES`].
+    pub blkio_rates: [Vec<DeviceRate>; 4],
+    /// For Windows; kept for inspect.
+    pub cpu_count: i64,
+    /// For Windows.
+    pub cpu_percent: i64,
+    /// For Windows.
+    pub io_maximum_iops: u64,
+    /// For Windows.
+    pub io_maximum_bandwidth: u64,
+}
+
+/// A request for devices that a driver is to find.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceRequest {
+    /// `cdi`, `nvidia`, or empty for whichever has the capabilities.
+    pub driver: String,
+    /// How many; -1 is all.
+    pub count: i64,
+    /// Which ones, in place of a count.
+    pub device_ids: Vec<String>,
+    /// Alternatives, each of them a list of what is needed together.
+    pub capabilities: Vec<Vec<String>>,
+    /// For the driver.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Docker's names of the rates: bytes or operations per second.
+pub const BLKIO_RATES: [&str; 4] =
+    ["BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"];
+
+/// A limit or weight on one block device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRate {
+    /// Path of the device on the host.
+    pub path: String,
+    /// What it is to be.
+    pub rate: u64,
 }
 
 /// `HostConfig.Mounts`.

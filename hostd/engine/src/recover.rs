@@ -36,7 +36,9 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
             // Its own directory: everything in there is a bundle.
             exec_root: config.exec_root.join("shims"),
             shim_exe: config.shim_exe.clone(),
-            cgroup_parent: "hostd".to_owned(),
+            cgroup_driver: config.cgroup_driver,
+            cgroup_parent: config.cgroup_parent.clone(),
+            realtime: config.realtime,
         })?,
     );
     let volumes = Volumes::open(&config.data_root.join("volumes"))?;

@@ -4,7 +4,7 @@ use crate::Engine;
 use crate::container::Container;
 use crate::create::{LogSetup, SecurityOptions, is_host, is_shareable, security_options, target_container};
 use crate::error::{EngineError, Result};
-use crate::model::{ContainerRecord, MountType, Resources, Status};
+use crate::model::{ContainerRecord, DeviceRate, MountType, Resources, Status};
 use hostd_image::Snapshot;
 use hostd_runtime::spec::{
     self, ContainerSpec, Log, Mount, MountKind, Namespaces, NetNs, NsMode, RootFs, Stdin, TtySize,
@@ -25,7 +25,7 @@ impl Engine {
         let (config, host) = (&record.config, &record.host);
         let SecurityOptions { no_new_privileges, seccomp, apparmor, writable_cgroups } =
             security_options(host, &self.0.config.defaults.security)?;
-        Ok(ContainerSpec {
+        let mut spec = ContainerSpec {
             id: record.id.clone(),
             args: record.args.clone(),
             env: environment(record, self.linked_environment(record)?),
@@ -53,11 +53,11 @@ impl Engine {
             apparmor: self.apparmor_profile(apparmor, host.privileged)?,
             masked_paths: host.masked_paths.clone(),
             readonly_paths: host.readonly_paths.clone(),
-            resources: resources(&host.resources, &host.device_cgroup_rules),
+            resources: resources(&host.resources, &host.device_cgroup_rules)?,
             cgroup_parent: (!host.cgroup_parent.is_empty()).then(|| host.cgroup_parent.clone()),
-            devices: host.devices.iter().map(device).collect(),
+            devices: devices(&host.devices)?,
             sysctls: host.sysctls.clone(),
-            ulimits: host.ulimits.iter().map(ulimit).collect(),
+            ulimits: self.ulimits(&host.ulimits),
             oom_score_adj: host.oom_score_adj,
             shm_size: host.shm_size.unwrap_or(64 << 20),
             no_shm: host.ipc_mode == "none",
@@ -71,7 +71,16 @@ impl Engine {
                     Log::JsonFile { path: PathBuf::from(&record.log_path), max_size, max_files }
                 }
             },
-        })
+        };
+        self.give_devices(&host.device_requests, &mut spec)?;
+        Ok(spec)
+    }
+
+    /// Those asked for, and the daemon's for what was not.
+    fn ulimits(&self, asked: &[(String, i64, i64)]) -> Vec<spec::Ulimit> {
+        let defaults = self.0.config.defaults.ulimits.iter();
+        let open = defaults.filter(|(name, ..)| !asked.iter().any(|(other, ..)| other == name));
+        asked.iter().chain(open).map(ulimit).collect()
     }
 
     fn namespaces(&self, record: &ContainerRecord, net: NetNs) -> Result<Namespaces> {
@@ -156,7 +165,7 @@ pub(crate) fn override_env(env: &mut Vec<String>, more: &[String]) {
 fn mounts(record: &ContainerRecord) -> Vec<Mount> {
     let bind = |source: &str, destination: &str| Mount {
         destination: destination.to_owned(),
-        kind: MountKind::Bind { source: source.into(), propagation: None, recursive: true },
+        kind: MountKind::Bind { source: source.into(), propagation: None, recursive: true, attributes: 0 },
         read_only: false,
     };
     let mut mounts = Vec::with_capacity(record.mounts.len() + 4);
@@ -196,6 +205,7 @@ fn mounts(record: &ContainerRecord) -> Vec<Mount> {
                 source: PathBuf::from(&point.source),
                 propagation: (!point.propagation.is_empty()).then(|| point.propagation.clone()),
                 recursive: point.recursive,
+                attributes: 0,
             },
         },
     }));
@@ -204,11 +214,18 @@ fn mounts(record: &ContainerRecord) -> Vec<Mount> {
     mounts
 }
 
+/// Looked up on the host, so that other runtimes get them in the same way.
+fn devices(asked: &[(String, String, String)]) -> Result<Vec<spec::Device>> {
+    let asked: Vec<_> = asked.iter().map(device).collect();
+    hostd_runtime::expand_devices(&asked).map_err(EngineError::internal)
+}
+
 fn device((path_on_host, path_in_container, permissions): &(String, String, String)) -> spec::Device {
     spec::Device {
         path_on_host: path_on_host.into(),
         path_in_container: path_in_container.clone(),
         permissions: permissions.clone(),
+        node: None,
     }
 }
 
@@ -217,7 +234,7 @@ fn ulimit((name, soft, hard): &(String, i64, i64)) -> spec::Ulimit {
 }
 
 /// Docker's numbers, where zero is "not set", to the runtime's options.
-fn resources(from: &Resources, device_rules: &[String]) -> spec::Resources {
+pub(crate) fn resources(from: &Resources, device_rules: &[String]) -> Result<spec::Resources> {
     const PERIOD: i64 = 100_000;
     let set = |value: i64| (value != 0).then_some(value);
     let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
@@ -227,19 +244,55 @@ fn resources(from: &Resources, device_rules: &[String]) -> spec::Resources {
         // Billionths of a CPU to microseconds of every tenth of a second.
         nano => (Some(nano / (1_000_000_000 / PERIOD)), positive(PERIOD)),
     };
-    spec::Resources {
+    Ok(spec::Resources {
         memory: set(from.memory),
         memory_reservation: set(from.memory_reservation),
         memory_swap: set(from.memory_swap).filter(|_| from.memory > 0),
         memory_swappiness: from.memory_swappiness.and_then(|value| u64::try_from(value).ok()),
+        kernel_memory_tcp: set(from.kernel_memory_tcp),
+        oom_kill_disable: from.oom_kill_disable.filter(|disable| *disable),
         cpu_shares: positive(from.cpu_shares),
         cpu_quota: quota,
         cpu_period: period,
+        cpu_rt_period: positive(from.cpu_realtime_period),
+        cpu_rt_runtime: set(from.cpu_realtime_runtime),
         cpuset_cpus: text(&from.cpuset_cpus),
         cpuset_mems: text(&from.cpuset_mems),
-        pids_limit: from.pids_limit.filter(|limit| *limit != 0),
+        pids_limit: from.pids_limit,
+        block_io: block_io(from)?,
         device_rules: device_rules.to_vec(),
-    }
+    })
+}
+
+fn block_io(from: &Resources) -> Result<spec::BlockIo> {
+    let [read_bps, write_bps, read_iops, write_iops] = &from.blkio_rates;
+    Ok(spec::BlockIo {
+        weight: Some(from.blkio_weight).filter(|weight| *weight > 0),
+        device_weights: device_limits(&from.blkio_weight_device)?,
+        read_bps: device_limits(read_bps)?,
+        write_bps: device_limits(write_bps)?,
+        read_iops: device_limits(read_iops)?,
+        write_iops: device_limits(write_iops)?,
+    })
+}
+
+/// Looks the devices up, whose numbers may change from one boot to the next.
+fn device_limits(rates: &[DeviceRate]) -> Result<Vec<spec::DeviceLimit>> {
+    let limit = |device: &DeviceRate| {
+        let path = &device.path;
+        let stat = rustix::fs::stat(path.as_str()).map_err(|errno| match errno {
+            rustix::io::Errno::NOENT => {
+                EngineError::invalid(format!("stat {path}: no such file or directory"))
+            }
+            errno => EngineError::invalid(format!("stat {path}")).caused_by(std::io::Error::from(errno)),
+        })?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::BlockDevice {
+            return Err(EngineError::invalid(format!("{path} is not a block device")));
+        }
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        Ok(spec::DeviceLimit { major, minor, value: device.rate })
+    };
+    rates.iter().map(limit).collect()
 }
 
 #[cfg(test)]
@@ -259,9 +312,12 @@ mod tests {
 
     #[test]
     fn cpus_become_a_quota() {
-        let got = resources(&Resources { nano_cpus: 1_500_000_000, ..Resources::default() }, &[]);
+        let got = resources(&Resources { nano_cpus: 1_500_000_000, ..Resources::default() }, &[]).unwrap();
         assert_eq!((got.cpu_quota, got.cpu_period), (Some(150_000), Some(100_000)));
-        assert_eq!(resources(&Resources::default(), &[]), spec::Resources::default());
+        assert_eq!(resources(&Resources::default(), &[]).unwrap(), spec::Resources::default());
+        let rate = DeviceRate { path: "/dev/null".to_owned(), rate: 1 };
+        let odd = Resources { blkio_weight_device: vec![rate], ..Resources::default() };
+        assert_eq!(resources(&odd, &[]).unwrap_err().message, "/dev/null is not a block device");
     }
 
     #[test]

@@ -24,9 +24,20 @@ impl Engine {
     pub(crate) fn watch(&self, container: &Arc<Container>, live: hostd_runtime::Container) {
         let (engine, container) = (self.clone(), Arc::clone(container));
         tokio::spawn(async move {
-            let exit = tokio::select! {
-                exit = live.wait() => exit,
-                () = engine.0.closing.cancelled() => return,
+            let mut ooms = live.ooms();
+            // One that was found again tells once more of what is on record.
+            let mut told = container.record().state.oom_killed;
+            let exit = loop {
+                tokio::select! {
+                    biased;
+                    Ok(()) = ooms.changed() => {
+                        if !std::mem::take(&mut told) {
+                            engine.ran_out_of_memory(&container).await;
+                        }
+                    }
+                    exit = live.wait() => break exit,
+                    () = engine.0.closing.cancelled() => return,
+                }
             };
             let exit = exit.unwrap_or_else(|error| {
                 tracing::error!(id = container.id, %error, "lost sight of a container");
@@ -34,6 +45,16 @@ impl Engine {
             });
             engine.ended(&container, exit).await;
         });
+    }
+
+    /// Records that the kernel killed a process for want of memory: the first one or any other.
+    async fn ran_out_of_memory(&self, container: &Arc<Container>) {
+        let turn = container.turn().await;
+        let record = container.change(&turn, |record| record.state.oom_killed = true);
+        if let Err(error) = self.note(&record) {
+            tracing::error!(id = container.id, %error, "cannot record that memory ran out");
+        }
+        self.tell(container, "oom", &[]);
     }
 
     /// Records the end of a run, and goes on from there.
@@ -75,7 +96,7 @@ impl Engine {
         let advanced = container.advance(turn, happening, |record| {
             record.state.pid = 0;
             record.state.exit_code = exit.code;
-            record.state.oom_killed = exit.oom_killed;
+            record.state.oom_killed |= exit.oom_killed;
             record.state.finished_at = Some(exit.at);
             record.state.last_pause =
                 if restart { next_pause(record.state.last_pause, run_length(record)) } else { 0 };
@@ -93,7 +114,8 @@ impl Engine {
             tracing::error!(id = container.id, %error, "cannot record the end of a container");
         }
         self.0.execs.container_ended(&container.id);
-        if exit.oom_killed {
+        // Unless it was told when it happened.
+        if exit.oom_killed && !before.state.oom_killed {
             self.tell(container, "oom", &[]);
         }
         let seconds = run_length(&record).whole_seconds().max(0);

@@ -29,6 +29,8 @@ async fn measure(rootfs: &Path, runs: u32, idle: u32, shim: PathBuf) -> Result<(
     let runtime = Runtime::open(RuntimeConfig {
         exec_root: dir.join("exec"),
         shim_exe: shim,
+        cgroup_driver: hostd_runtime::cgroup::Driver::Cgroupfs,
+        realtime: (0, 0),
         cgroup_parent: parent.clone(),
     })?;
     let mut spent = [Duration::ZERO; 4];

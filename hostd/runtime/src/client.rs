@@ -106,6 +106,7 @@ pub(crate) struct Inner {
     /// Whether another runtime built it, which then is to be asked for what hostd's own leaves to cgroups.
     pub(crate) other_runtime: bool,
     pub(crate) exit: watch::Receiver<Option<Exit>>,
+    pub(crate) ooms: watch::Receiver<u64>,
 }
 
 impl Container {
@@ -153,6 +154,11 @@ impl Container {
             Ok(Some(exit)) => Ok(exit),
             _ => Err(RuntimeError::Other(format!("lost track of container {}", self.inner.id))),
         }
+    }
+
+    /// How often its memory has run out, as it changes; those of before included where it was found again.
+    pub fn ooms(&self) -> watch::Receiver<u64> {
+        self.inner.ooms.clone()
     }
 
     /// Sends a signal to the first process.

@@ -16,9 +16,11 @@
 
 pub mod apparmor;
 pub mod capabilities;
+pub mod cdi;
 pub mod cgroup;
 mod client;
 mod container;
+mod dbus;
 mod kernel;
 mod oci;
 pub mod seccomp;
@@ -29,6 +31,7 @@ mod supervisor;
 mod wire;
 
 pub use client::{Container, Exec, ExecHandle};
+pub use container::devices::expand as expand_devices;
 pub use hostd_sys::socket::unread_by_peer;
 pub use kernel::Kernel;
 use serde::{Deserialize, Serialize};
@@ -43,8 +46,12 @@ pub struct RuntimeConfig {
     pub exec_root: PathBuf,
     /// The program that becomes the shim when called with [`SHIM_ARG`] first; normally `/proc/self/exe`.
     pub shim_exe: PathBuf,
-    /// Cgroup (below each hierarchy's root) in which containers get theirs.
+    /// Who makes the containers' cgroups.
+    pub cgroup_driver: cgroup::Driver,
+    /// Cgroup (below each hierarchy's root) in which containers get theirs, or a slice of systemd's.
     pub cgroup_parent: String,
+    /// Runtime and period of real-time scheduling for all containers, in microseconds (cgroup v1); 0 is the kernel's.
+    pub realtime: (i64, i64),
 }
 
 /// First argument that turns this program into a shim: call [`shim_main`] before anything else, threads above all.

@@ -175,6 +175,9 @@ pub enum MountKind {
         propagation: Option<String>,
         /// Whether mounts below the source come along.
         recursive: bool,
+        /// `MOUNT_ATTR_*` besides read-only, for the mount and those below it.
+        #[serde(default)]
+        attributes: u64,
     },
     /// A fresh tmpfs.
     Tmpfs {
@@ -239,6 +242,7 @@ pub enum Seccomp {
 
 /// Cgroup limits; `None` leaves the kernel's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Resources {
     /// Memory limit in bytes.
     pub memory: Option<i64>,
@@ -248,20 +252,59 @@ pub struct Resources {
     pub memory_swap: Option<i64>,
     /// 0 to 100 (cgroup v1).
     pub memory_swappiness: Option<u64>,
+    /// Kernel memory of TCP buffers in bytes (cgroup v1).
+    pub kernel_memory_tcp: Option<i64>,
+    /// Processes wait for memory instead of being killed (cgroup v1).
+    pub oom_kill_disable: Option<bool>,
     /// Relative weight, 2 to 262144.
     pub cpu_shares: Option<u64>,
     /// Microseconds of CPU time per period.
     pub cpu_quota: Option<i64>,
     /// Microseconds.
     pub cpu_period: Option<u64>,
+    /// Microseconds of a period of real-time scheduling (cgroup v1).
+    pub cpu_rt_period: Option<u64>,
+    /// Microseconds of real-time scheduling per such period (cgroup v1).
+    pub cpu_rt_runtime: Option<i64>,
     /// List of CPUs such as `0-2,4`.
     pub cpuset_cpus: Option<String>,
     /// List of memory nodes.
     pub cpuset_mems: Option<String>,
     /// Number of processes; -1 is unlimited.
     pub pids_limit: Option<i64>,
+    /// Limits on block devices.
+    pub block_io: BlockIo,
     /// Device cgroup rules such as `c 1:3 mr`.
     pub device_rules: Vec<String>,
+}
+
+/// Limits on block devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BlockIo {
+    /// Relative weight, 10 to 1000.
+    pub weight: Option<u16>,
+    /// Relative weight on one device, 10 to 1000.
+    pub device_weights: Vec<DeviceLimit>,
+    /// Bytes per second.
+    pub read_bps: Vec<DeviceLimit>,
+    /// Bytes per second.
+    pub write_bps: Vec<DeviceLimit>,
+    /// Operations per second.
+    pub read_iops: Vec<DeviceLimit>,
+    /// Operations per second.
+    pub write_iops: Vec<DeviceLimit>,
+}
+
+/// A limit on one block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLimit {
+    /// Device number.
+    pub major: u32,
+    /// Device number.
+    pub minor: u32,
+    /// The limit; of a rate, 0 is none.
+    pub value: u64,
 }
 
 /// A host device in the container.
@@ -273,6 +316,24 @@ pub struct Device {
     pub path_in_container: String,
     /// Any of `r`, `w`, `m`.
     pub permissions: String,
+    /// What is made in the container; `None` is a device like that on the host.
+    #[serde(default)]
+    pub node: Option<DeviceNode>,
+}
+
+/// A device file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// A block device, or else a character device.
+    pub block: bool,
+    /// Device number.
+    pub major: u32,
+    /// Device number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Its owner's user and group id.
+    pub owner: (u32, u32),
 }
 
 /// A resource limit (setrlimit(2)).

@@ -7,6 +7,7 @@
 //! <exec_root>/<id>/exit.json    how the container ended: written before anyone is told
 //! ```
 
+use crate::cgroup::{Cgroup, Driver};
 use crate::spec::OciRuntime;
 use crate::wire::ExitRecord;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,15 @@ pub(crate) struct State {
     /// Who built it, where it was not hostd's own runtime.
     #[serde(default)]
     pub(crate) runtime: Option<OciRuntime>,
+    #[serde(default)]
+    pub(crate) cgroup_driver: Driver,
+}
+
+impl State {
+    /// The cgroup of container `id`.
+    pub(crate) fn cgroup(&self, id: &str) -> Cgroup {
+        Cgroup::open_by(self.cgroup_driver, &self.cgroup_parent, id)
+    }
 }
 
 /// Writes the file whole or not at all. Not synced: a crash of the machine ends the container anyway, and

@@ -1,7 +1,7 @@
 //! Creating containers, finding them again, and keeping an eye on their shims.
 
 use crate::capabilities::CapSet;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup, Driver};
 use crate::client::{self, Container, Inner, failed};
 use crate::spec::{ContainerSpec, NetNs, OciRuntime};
 use crate::state::{self, State};
@@ -67,6 +67,7 @@ impl Runtime {
             .mode(0o700)
             .create(root)
             .map_err(|e| failed(format!("cannot make {}", root.display()), e))?;
+        cgroup::allow_realtime(&config.cgroup_parent, config.realtime)?;
         let exe = &config.shim_exe;
         let shim =
             protected(exe).map_err(|e| failed(format!("cannot use {} as the shim", exe.display()), e))?;
@@ -87,18 +88,26 @@ impl Runtime {
         }
     }
 
-    async fn create_whole(&self, spec: ContainerSpec) -> Result<Container> {
+    async fn create_whole(&self, mut spec: ContainerSpec) -> Result<Container> {
         let id = spec.id.clone();
         let caps = CapSet::for_container(spec.privileged, &spec.cap_add, &spec.cap_drop)
             .map_err(RuntimeError::Other)?;
         let program = if spec.privileged { None } else { seccomp::program(&spec.seccomp, caps)? };
-        let parent = spec.cgroup_parent.clone().unwrap_or_else(|| self.inner.config.cgroup_parent.clone());
+        let config = &self.inner.config;
+        if let (Driver::Systemd, Some(runtime)) = (config.cgroup_driver, &mut spec.runtime) {
+            runtime.args.push("--systemd-cgroup".to_owned());
+        }
+        let place = State {
+            cgroup_parent: spec.cgroup_parent.clone().unwrap_or_else(|| config.cgroup_parent.clone()),
+            cgroup_driver: config.cgroup_driver,
+            runtime: spec.runtime.clone(),
+        };
         let bundle = self.bundle(&id)?;
         DirBuilder::new()
             .mode(0o700)
             .create(&bundle)
             .map_err(|e| failed(format!("cannot make {}", bundle.display()), e))?;
-        let made = self.spawn(spec, caps, program.as_deref().unwrap_or_default(), &bundle, parent).await;
+        let made = self.spawn(spec, caps, program.as_deref().unwrap_or_default(), &bundle, place).await;
         if made.is_err() {
             // The error that counts is the first one.
             let _ = self.remove(&id).await;
@@ -112,13 +121,12 @@ impl Runtime {
         caps: CapSet,
         program: &[u8],
         bundle: &Path,
-        cgroup_parent: String,
+        place: State,
     ) -> Result<Container> {
         let id = spec.id.clone();
         let doing = || format!("cannot start the shim of container {id}");
-        let cgroup = Cgroup::open(&cgroup_parent, &id);
-        let state = State { cgroup_parent: cgroup_parent.clone(), runtime: spec.runtime.clone() };
-        state::write_state(bundle, &state).map_err(|e| failed(doing(), e))?;
+        let cgroup = place.cgroup(&id);
+        state::write_state(bundle, &place).map_err(|e| failed(doing(), e))?;
         let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
             NetNs::Host => None,
             NetNs::Fd(fd) => Some(fd),
@@ -127,7 +135,8 @@ impl Runtime {
         let create = Create {
             spec,
             bundle: text.to_owned(),
-            cgroup_parent,
+            cgroup_parent: place.cgroup_parent.clone(),
+            cgroup_driver: place.cgroup_driver,
             netns: netns.is_some(),
             caps: caps.0,
             kernel: self.inner.kernel,
@@ -149,7 +158,7 @@ impl Runtime {
             tokio::time::timeout(BUILDING, exchange).await.unwrap_or_else(|_| Err(late()));
         match exchanged {
             Ok((stream, Some(Reply::Created { pid }))) => {
-                Ok(supervise(id, bundle.to_owned(), pid, cgroup, &state, stream, Some(shim)))
+                Ok(supervise(id, bundle.to_owned(), pid, cgroup, &place, stream, Some(shim)))
             }
             Ok((_, Some(Reply::Failed(failure)))) => {
                 end(shim).await;
@@ -190,7 +199,7 @@ impl Runtime {
             self.remove(id).await?;
             return Ok(Found::Gone);
         };
-        let cgroup = Cgroup::open(&state.cgroup_parent, id);
+        let cgroup = state.cgroup(id);
         if let Ok(mut stream) = client::connect(&bundle)
             && let Ok(Reply::Hello { pid, started }) = client::ask_in_time(&mut stream, &Request::Hello).await
         {
@@ -244,12 +253,17 @@ impl Runtime {
             return Ok(());
         }
         end_shim(&bundle).await;
-        let default = || State { cgroup_parent: self.inner.config.cgroup_parent.clone(), runtime: None };
+        let config = &self.inner.config;
+        let default = || State {
+            cgroup_parent: config.cgroup_parent.clone(),
+            cgroup_driver: config.cgroup_driver,
+            runtime: None,
+        };
         let state = state::read_state(&bundle).ok().flatten().unwrap_or_else(default);
         if let Some(runtime) = &state.runtime {
             delete_by(runtime, &bundle, id).await;
         }
-        let cgroup = Cgroup::open(&state.cgroup_parent, id);
+        let cgroup = state.cgroup(id);
         let id = id.to_owned();
         let work = move || {
             let cgroup = cgroup.remove().map_err(RuntimeError::from);
@@ -353,13 +367,18 @@ fn supervise(
 ) -> Container {
     let (tell, exit) = watch::channel(None);
     let other_runtime = state.runtime.is_some();
-    let inner = Inner { id, bundle: bundle.clone(), pid, cgroup: cgroup.clone(), other_runtime, exit };
+    let (tell_oom, ooms) = watch::channel(0);
+    let inner = Inner { id, bundle: bundle.clone(), pid, cgroup: cgroup.clone(), other_runtime, exit, ooms };
     tokio::spawn(async move {
-        let reply = if shim.is_some() {
+        let mut reply = if shim.is_some() {
             client::ask(&mut stream, &Request::Wait).await.ok()
         } else {
             wire::read_async::<Reply>(&mut stream).await.ok().flatten()
         };
+        while let Some(Reply::OutOfMemory(count)) = reply {
+            tell_oom.send_replace(count);
+            reply = wire::read_async(&mut stream).await.ok().flatten();
+        }
         let exit = match reply {
             Some(Reply::Exited(record)) => record.into(),
             _ => settle(&bundle, &cgroup).await,

@@ -7,6 +7,7 @@
 //! ```
 //! Descriptors come with the first byte of a `Create` and nowhere else.
 
+use crate::cgroup::Driver;
 use crate::spec::{ContainerSpec, ExecSpec, Resources, TtySize};
 use crate::{Exit, Kernel, Streams};
 use rustix::net::{
@@ -54,6 +55,7 @@ pub(crate) struct Create {
     /// The container's directory on the host.
     pub(crate) bundle: String,
     pub(crate) cgroup_parent: String,
+    pub(crate) cgroup_driver: Driver,
     /// Whether a network namespace came along.
     pub(crate) netns: bool,
     pub(crate) caps: u64,
@@ -67,7 +69,8 @@ pub(crate) enum Request {
     Hello,
     /// Let the container exec its program.
     Start,
-    /// Answered by `Exited` once the container's process has ended.
+    /// Answered by `Exited` once the container's process has ended; before that by `OutOfMemory` whenever that
+    /// happens, and at once when it has happened before.
     Wait,
     Kill(i32),
     /// Stop all processes where they are, or let them go on.
@@ -95,10 +98,19 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done,
-    Created { pid: i32 },
-    Hello { pid: i32, started: bool },
+    Created {
+        pid: i32,
+    },
+    Hello {
+        pid: i32,
+        started: bool,
+    },
     Exited(ExitRecord),
-    ExecIs { pid: i32 },
+    /// How often the container's memory has run out.
+    OutOfMemory(u64),
+    ExecIs {
+        pid: i32,
+    },
     NoSuchExec,
     Failed(Failure),
 }

@@ -1,6 +1,6 @@
 //! Creating a container: merge, refuse, make volumes, put on record.
 
-mod limits;
+pub(crate) mod limits;
 mod merge;
 mod mounts;
 mod namespaces;
@@ -9,6 +9,7 @@ mod security;
 
 pub(crate) use namespaces::{is_host, is_shareable, target_container};
 pub(crate) use options::{LogSetup, parse_extra_host};
+pub use options::{check_ulimit, parse_size};
 pub use security::{SeccompProfile, SecurityDefaults};
 pub(crate) use security::{SecurityOptions, security_options};
 
@@ -59,6 +60,7 @@ impl Engine {
         let args = merge::args(&config)?;
         let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;
         options::check_runtime(&mut host, &self.0.runtimes())?;
+        self.check_cgroup_parent(&host.cgroup_parent)?;
         self.check_targets(&mut host)?;
         options::check_mac(request.mac_address.as_deref(), &host)?;
         let links = self.resolve_links(&host)?;
@@ -91,6 +93,14 @@ impl Engine {
         let _ = fs::remove_file(dir.join(ANONYMOUS));
         self.tell(&container, "create", &[]);
         Ok(Created { id: container.id.clone(), warnings })
+    }
+
+    /// Systemd's cgroups are slices; others are paths.
+    fn check_cgroup_parent(&self, parent: &str) -> Result<()> {
+        if parent.is_empty() {
+            return Ok(());
+        }
+        self.0.config.cgroup_driver.check_parent(parent).map_err(EngineError::invalid)
     }
 
     /// The record of a new container, without mounts.

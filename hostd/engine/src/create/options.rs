@@ -1,9 +1,10 @@
 //! The options of a container: defaults filled in, contradictions and what is not supported refused.
 
+use super::limits::{self, Purpose};
 use super::namespaces::target_container;
-use super::{limits, namespaces, security};
+use super::{namespaces, security};
 use crate::error::{EngineError, Result};
-use crate::info::Machine;
+use crate::machine::Machine;
 use crate::model::{ContainerConfig, HostConfig, RestartPolicy};
 use crate::runtimes::Runtimes;
 use crate::{Defaults, health, signals};
@@ -42,7 +43,7 @@ pub(super) fn check(
             host.oom_score_adj.unwrap_or_default()
         ));
     }
-    let mut warnings = limits::check(&mut host.resources, machine)?;
+    let mut warnings = limits::check(&mut host.resources, machine, Purpose::Create)?;
     let published = !host.port_bindings.is_empty() || host.publish_all_ports;
     if published && ["host", "none"].contains(&host.network_mode.as_str()) {
         warnings.push(format!("Published ports are discarded when using {} network mode", host.network_mode));
@@ -92,7 +93,7 @@ fn fill_in(host: &mut HostConfig, machine: &Machine, defaults: &Defaults) {
     if host.log_driver.is_empty() {
         "json-file".clone_into(&mut host.log_driver);
     }
-    host.shm_size = Some(host.shm_size.filter(|size| *size > 0).unwrap_or(64 << 20));
+    host.shm_size = Some(host.shm_size.filter(|size| *size > 0).or(defaults.shm_size).unwrap_or(64 << 20));
     let resources = &mut host.resources;
     if resources.memory > 0 && resources.memory_swap == 0 {
         resources.memory_swap = resources.memory.saturating_mul(2);
@@ -100,6 +101,7 @@ fn fill_in(host: &mut HostConfig, machine: &Machine, defaults: &Defaults) {
     if resources.pids_limit == Some(0) {
         resources.pids_limit = None;
     }
+    resources.oom_kill_disable.get_or_insert(false);
     if resources.memory_swappiness == Some(-1) {
         resources.memory_swappiness = None;
     }
@@ -209,6 +211,14 @@ fn check_sysctls(host: &HostConfig) -> Result<()> {
 }
 
 fn check_ulimits(host: &HostConfig) -> Result<()> {
+    host.ulimits.iter().try_for_each(check_ulimit)
+}
+
+/// Checks one of `(name, soft, hard)`.
+///
+/// # Errors
+/// In Docker's words.
+pub fn check_ulimit((name, soft, hard): &(String, i64, i64)) -> Result<()> {
     const KNOWN: [&str; 16] = [
         "core",
         "cpu",
@@ -227,15 +237,13 @@ fn check_ulimits(host: &HostConfig) -> Result<()> {
         "stack",
         "as",
     ];
-    for (name, soft, hard) in &host.ulimits {
-        if !KNOWN.contains(&name.as_str()) {
-            return refuse(format!("invalid ulimit type: {name}"));
-        }
-        if *hard != -1 && (*soft == -1 || soft > hard) {
-            return refuse(format!(
-                "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-            ));
-        }
+    if !KNOWN.contains(&name.as_str()) {
+        return refuse(format!("invalid ulimit type: {name}"));
+    }
+    if *hard != -1 && (*soft == -1 || soft > hard) {
+        return refuse(format!(
+            "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+        ));
     }
     Ok(())
 }
@@ -316,7 +324,7 @@ impl LogSetup {
 }
 
 /// `10m`, `64k`, `1g`, `512`, with or without a `b` behind.
-fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let bare = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
     let (digits, shift) = match bare.chars().last()? {

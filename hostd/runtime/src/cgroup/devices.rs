@@ -7,7 +7,6 @@ use super::{CgroupError, Result};
 use crate::spec::Device;
 use serde_json::{Value, json};
 use std::fmt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// Kind of a device file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +60,50 @@ impl Rules {
             return Ok(Self::All);
         }
         let mut rules = DEFAULT.iter().map(|text| Rule::parse(text)).collect::<Result<Vec<_>>>()?;
-        for device in devices {
-            rules.extend(Rule::for_device(device)?);
-        }
+        rules.extend(devices.iter().filter_map(Rule::for_device));
         for text in own {
             rules.push(Rule::parse(text)?);
         }
         Ok(Self::Only(rules))
     }
+}
+
+/// The rules as systemd takes them: devices by number, or the names that the kernel has for whole drivers.
+pub(super) fn for_systemd(rules: &[Rule], proc_devices: &str) -> Vec<(String, String)> {
+    let mut allowed = Vec::new();
+    for rule in rules {
+        let access = rule.letters();
+        let kinds: &[Kind] = if rule.kind == Kind::Any {
+            &[Kind::Char, Kind::Block]
+        } else {
+            std::slice::from_ref(&rule.kind)
+        };
+        for kind in kinds {
+            let name = if *kind == Kind::Block { "block" } else { "char" };
+            match (rule.major, rule.minor) {
+                (Some(major), Some(minor)) => {
+                    allowed.push((format!("/dev/{name}/{major}:{minor}"), access.clone()));
+                }
+                (Some(major), None) => {
+                    let drivers = drivers(proc_devices, *kind, major);
+                    allowed.extend(drivers.map(|driver| (format!("{name}-{driver}"), access.clone())));
+                }
+                // A minor number of every driver cannot be said; the files of the cgroup still allow it.
+                (None, _) => allowed.push((format!("{name}-*"), access.clone())),
+            }
+        }
+    }
+    allowed
+}
+
+/// Drivers of a major number, from `/proc/devices`: two sections of lines of a number and a name.
+fn drivers(text: &str, kind: Kind, major: u32) -> impl Iterator<Item = &str> {
+    let title = if kind == Kind::Block { "Block devices:" } else { "Character devices:" };
+    let section = text.lines().skip_while(move |line| *line != title).skip(1);
+    section.take_while(|line| !line.is_empty()).filter_map(move |line| {
+        let (number, name) = line.trim().split_once(' ')?;
+        (number.parse() == Ok(major)).then_some(name)
+    })
 }
 
 impl Rule {
@@ -99,23 +134,16 @@ impl Rule {
         Self { kind: Kind::Any, major: None, minor: None, read: has('r'), write: has('w'), mknod: has('m') }
     }
 
-    /// The rule for a device of the host; none where the path is not a device (a directory of them is walked
-    /// by whoever made the list).
-    fn for_device(device: &Device) -> Result<Option<Self>> {
-        let path = &device.path_on_host;
-        let metadata = std::fs::metadata(path).map_err(|source| CgroupError::File {
-            what: "find device",
-            path: path.clone(),
-            source,
-        })?;
-        let kind = match metadata.file_type() {
-            kind if kind.is_char_device() => Kind::Char,
-            kind if kind.is_block_device() => Kind::Block,
-            _ => return Ok(None),
-        };
-        let id = metadata.rdev();
-        let (major, minor) = (Some(rustix::fs::major(id)), Some(rustix::fs::minor(id)));
-        Ok(Some(Self { kind, major, minor, ..Self::access(&device.permissions) }))
+    /// The rule for a device that was looked up.
+    fn for_device(device: &Device) -> Option<Self> {
+        let node = device.node?;
+        let kind = if node.block { Kind::Block } else { Kind::Char };
+        Some(Self {
+            kind,
+            major: Some(node.major),
+            minor: Some(node.minor),
+            ..Self::access(&device.permissions)
+        })
     }
 }
 
@@ -235,6 +263,26 @@ mod tests {
         for text in ["", "c", "x 1:3 r", "c 1 r", "c 1:3 q", "c 1:3 ", "c 1:3 r w", "c a:3 r"] {
             assert!(Rule::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn systemd_is_told_of_drivers_by_name() {
+        let proc = "Character devices:\n  5 /dev/tty\n  5 /dev/console\n136 pts\n\nBlock devices:\n  8 sd\n136 odd\n";
+        let rules: Vec<_> = ["c *:* m", "c 1:3 rwm", "c 136:* rw", "b 8:* r", "a 5:* w"]
+            .iter()
+            .map(|t| Rule::parse(t).unwrap())
+            .collect();
+        let got = for_systemd(&rules, proc);
+        let got: Vec<_> = got.iter().map(|(device, access)| format!("{device} {access}")).collect();
+        let expected = [
+            "char-* m",
+            "/dev/char/1:3 rwm",
+            "char-pts rw",
+            "block-sd r",
+            "char-/dev/tty w",
+            "char-/dev/console w",
+        ];
+        assert_eq!(got, expected);
     }
 
     #[test]

@@ -30,7 +30,11 @@ pub(super) fn write_limit(
 
 /// The number behind `name` in a file of `name number` lines.
 pub(super) fn field(path: &Path, name: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
+    field_in(&fs::read_to_string(path).ok()?, name)
+}
+
+/// The same of a file's text.
+pub(super) fn field_in(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 

@@ -1,6 +1,6 @@
 //! Control groups: where a container's processes are counted and limited (cgroups(7)).
 //!
-//! A container's cgroup is `<parent>/<id>` below the root of every v1 hierarchy that is mounted, or below the
+//! A container's cgroup is `<parent>/<id>` (or with [`Driver::Systemd`] `<slice>/hostd-<id>.scope`) below the root of every v1 hierarchy that is mounted, or below the
 //! one v2 hierarchy. Which of the two a host has is found out once: v2 where `/sys/fs/cgroup` itself is a
 //! cgroup2 file system; a hybrid host counts as v1, since there the controllers are v1's.
 //!
@@ -8,10 +8,15 @@
 
 pub(crate) mod devices;
 mod files;
+mod limits;
+pub(crate) mod oom;
+mod systemd;
 mod v1;
 mod v2;
 
 use crate::spec::{Device, Resources};
+use limits::Writer;
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -27,6 +32,16 @@ pub enum CgroupError {
     /// The parent would lie outside the hierarchy.
     #[error("invalid cgroup parent {0:?}")]
     Parent(String),
+    /// systemd did not do what it was asked.
+    #[error("cannot {what} unit {unit}")]
+    Systemd {
+        /// `start`, `change`.
+        what: &'static str,
+        /// The container's unit.
+        unit: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A limit was asked for that the kernel cannot keep.
     #[error("the kernel has no {controller} cgroup controller, which {limit} needs")]
     NoController {
@@ -151,11 +166,110 @@ pub fn has_controller(name: &str) -> bool {
     }
 }
 
+fn limit(out: &mut Writer<'_>, resources: &Resources) -> Result<()> {
+    match layout()? {
+        Layout::V1(_) => v1::limit(out, resources),
+        Layout::V2(_) => v2::limit(out, resources),
+    }
+}
+
+/// Who makes cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// We do, in the cgroup file system.
+    #[default]
+    Cgroupfs,
+    /// systemd does: a scope per container.
+    Systemd,
+}
+
+impl Driver {
+    /// The one that suits this host, as dockerd has it: systemd where it runs the host and its cgroups are of v2.
+    pub fn of_host() -> Self {
+        let booted = fs::symlink_metadata("/run/systemd/system").is_ok_and(|found| found.is_dir());
+        if booted && version() == 2 { Self::Systemd } else { Self::Cgroupfs }
+    }
+
+    /// As `native.cgroupdriver` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
+
+    /// As other runtimes are told it (`cgroupsPath` of the OCI runtime specification).
+    pub(crate) fn oci_path(self, parent: &str, id: &str) -> String {
+        match self {
+            Self::Cgroupfs => format!("/{}/{id}", parent.trim_matches('/')),
+            Self::Systemd => format!("{parent}:hostd:{id}"),
+        }
+    }
+
+    /// Where containers go unless told.
+    pub fn default_parent(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "hostd",
+            Self::Systemd => "system.slice",
+        }
+    }
+
+    /// Whether cgroups can be made below `parent`.
+    ///
+    /// # Errors
+    /// Says in Docker's words what a parent has to be.
+    pub fn check_parent(self, parent: &str) -> std::result::Result<(), String> {
+        match self {
+            Self::Systemd if !systemd::is_slice(parent) => {
+                Err("cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\""
+                    .to_owned())
+            }
+            Self::Cgroupfs if leads_out(parent) => Err(format!("invalid cgroup parent {parent:?}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gives the containers below `parent` time of real-time scheduling to share: runtime and period in microseconds.
+/// On v1 alone: v2 has no such limit.
+///
+/// # Errors
+/// The kernel has no real-time scheduling in cgroups, or not that much time left.
+pub fn allow_realtime(parent: &str, (runtime, period): (i64, i64)) -> Result<()> {
+    if (runtime, period) == (0, 0) {
+        return Ok(());
+    }
+    let missing = || CgroupError::NoController { controller: "cpu (v1)", limit: "real-time scheduling" };
+    let Layout::V1(hierarchies) = layout()? else { return Err(missing()) };
+    let mut dir = v1::dir(hierarchies, Path::new(""), "cpu").ok_or_else(missing)?;
+    if leads_out(parent) {
+        return Err(CgroupError::Parent(parent.to_owned()));
+    }
+    for part in Path::new(parent.trim_start_matches('/')) {
+        dir.push(part);
+        files::make_dir(&dir)?;
+        for (file, value) in [("cpu.rt_period_us", period), ("cpu.rt_runtime_us", runtime)] {
+            if value != 0 {
+                files::write_limit(&dir.join(file), &value.to_string(), "cpu (v1)", "real-time scheduling")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn leads_out(parent: &str) -> bool {
+    parent.contains('\0')
+        || Path::new(parent).components().any(|part| part == std::path::Component::ParentDir)
+}
+
 /// A container's cgroup.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     /// Relative to the root of each hierarchy.
     path: PathBuf,
+    /// The unit that it belongs to, where systemd makes it.
+    unit: Option<systemd::Unit>,
 }
 
 impl Cgroup {
@@ -164,8 +278,7 @@ impl Cgroup {
     /// # Errors
     /// The parent leads out of the hierarchy, or a directory cannot be made; nothing is left behind then.
     pub fn create(parent: &str, id: &str) -> Result<Self> {
-        let outside = Path::new(parent).components().any(|part| part == std::path::Component::ParentDir);
-        if outside {
+        if leads_out(parent) {
             return Err(CgroupError::Parent(parent.to_owned()));
         }
         let cgroup = Self::open(parent, id);
@@ -183,7 +296,54 @@ impl Cgroup {
 
     /// The cgroup of that name, whether it exists or not.
     pub fn open(parent: &str, id: &str) -> Self {
-        Self { path: Path::new(parent.trim_start_matches('/')).join(id) }
+        Self { path: Path::new(parent.trim_start_matches('/')).join(id), unit: None }
+    }
+
+    /// As [`Cgroup::open`], of one that `driver` makes.
+    pub fn open_by(driver: Driver, parent: &str, id: &str) -> Self {
+        match driver {
+            Driver::Cgroupfs => Self::open(parent, id),
+            Driver::Systemd => {
+                let unit = systemd::Unit::of(parent, id);
+                Self { path: unit.path(), unit: Some(unit) }
+            }
+        }
+    }
+
+    /// Whether it comes into being around a process, by [`Cgroup::start`], and not before.
+    pub fn needs_process(&self) -> bool {
+        self.unit.is_some()
+    }
+
+    /// Has systemd make it around a process, and applies the limits; does nothing where it is there already.
+    ///
+    /// # Errors
+    /// systemd refuses, or as [`Cgroup::apply`].
+    pub fn start(&self, pid: i32, resources: &Resources, privileged: bool, devices: &[Device]) -> Result<()> {
+        let Some(unit) = &self.unit else { return Ok(()) };
+        // On v1 systemd writes the devices again when it reloads; on v2 our filter stays beside any of its own.
+        let rules = match devices::Rules::of(privileged, devices, &resources.device_rules)? {
+            devices::Rules::Only(rules) if version() == 1 => {
+                Some(devices::for_systemd(&rules, &fs::read_to_string("/proc/devices").unwrap_or_default()))
+            }
+            _ => None,
+        };
+        unit.start(pid, resources, rules).map_err(|error| self.unit_error("start", error))?;
+        if version() == 1 {
+            // Hierarchies that systemd does not use.
+            if let Layout::V1(hierarchies) = layout()? {
+                v1::create(hierarchies, &self.path)?;
+            }
+            for dir in self.dirs()? {
+                files::write(&dir.join("cgroup.procs"), &pid.to_string())?;
+            }
+        }
+        self.apply(resources, privileged, devices)
+    }
+
+    fn unit_error(&self, what: &'static str, error: crate::dbus::CallError) -> CgroupError {
+        let unit = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        CgroupError::Systemd { what, unit, source: Box::new(error) }
     }
 
     /// Sets limits and the devices that may be used.
@@ -192,27 +352,33 @@ impl Cgroup {
     /// Names the limit that the kernel refuses or has no controller for.
     pub fn apply(&self, resources: &Resources, privileged: bool, devices: &[Device]) -> Result<()> {
         let rules = devices::Rules::of(privileged, devices, &resources.device_rules)?;
+        let find = |controller: &str| self.controller_dir(controller);
+        limit(&mut Writer::new(&find), resources)?;
         match layout()? {
-            Layout::V1(hierarchies) => {
-                v1::limit(hierarchies, &self.path, resources)?;
-                v1::allow_devices(hierarchies, &self.path, &rules)
-            }
-            Layout::V2(root) => {
-                let dir = root.join(&self.path);
-                v2::limit(&dir, resources)?;
-                v2::allow_devices(&dir, &rules)
-            }
+            Layout::V1(hierarchies) => v1::allow_devices(hierarchies, &self.path, &rules),
+            Layout::V2(root) => v2::allow_devices(&root.join(&self.path), &rules),
         }
     }
 
-    /// Changes the limits of a running container; those that are `None` stay.
+    /// Changes the limits of a running container; those that are `None` stay. All or none.
     ///
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn update(&self, resources: &Resources) -> Result<()> {
-        match layout()? {
-            Layout::V1(hierarchies) => v1::limit(hierarchies, &self.path, resources),
-            Layout::V2(root) => v2::limit(&root.join(&self.path), resources),
+        let find = |controller: &str| self.controller_dir(controller);
+        let mut writer = Writer::remembering(&find);
+        let told = limit(&mut writer, resources).and_then(|()| match &self.unit {
+            Some(unit) => unit.update(resources).map_err(|error| self.unit_error("change", error)),
+            None => Ok(()),
+        });
+        told.inspect_err(|_| writer.undo())
+    }
+
+    /// Where the files of a controller are.
+    fn controller_dir(&self, controller: &str) -> Option<PathBuf> {
+        match layout().ok()? {
+            Layout::V1(hierarchies) => v1::dir(hierarchies, &self.path, controller),
+            Layout::V2(root) => Some(root.join(&self.path)),
         }
     }
 
@@ -265,14 +431,15 @@ impl Cgroup {
 
     /// How many processes the kernel has killed here for want of memory; 0 where that is not counted.
     pub fn oom_kills(&self) -> u64 {
-        let counter = match layout() {
-            Ok(Layout::V1(hierarchies)) => {
-                v1::dir(hierarchies, &self.path, "memory").map(|d| d.join("memory.oom_control"))
-            }
-            Ok(Layout::V2(root)) => Some(root.join(&self.path).join("memory.events")),
-            Err(_) => None,
-        };
-        counter.and_then(|file| files::field(&file, "oom_kill")).unwrap_or(0)
+        let name = if version() == 1 { "memory.oom_control" } else { "memory.events" };
+        let file = self.controller_dir("memory").map(|dir| dir.join(name));
+        file.and_then(|file| files::field(&file, "oom_kill")).unwrap_or(0)
+    }
+
+    /// Hears of it when memory runs out; `None` where the kernel does not tell.
+    pub(crate) fn watch_oom(&self) -> Option<oom::OomWatch> {
+        let dir = self.controller_dir("memory")?;
+        if version() == 1 { oom::OomWatch::v1(&dir) } else { oom::OomWatch::v2(&dir) }.ok()
     }
 
     /// Its processes, those of nested cgroups included.
@@ -307,7 +474,12 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         for attempt in 0.. {
             let left: Vec<_> = self.dirs()?.into_iter().filter(|dir| !files::remove_tree(dir)).collect();
-            let Some(dir) = left.first() else { return Ok(()) };
+            let Some(dir) = left.first() else {
+                if let Some(unit) = &self.unit {
+                    unit.end();
+                }
+                return Ok(());
+            };
             if attempt == 500 {
                 return Err(CgroupError::Timeout { what: "die", path: dir.clone() });
             }

@@ -1,9 +1,10 @@
 //! The v1 hierarchies (Linux, Documentation/admin-guide/cgroup-v1).
 
 use super::devices::Rules;
-use super::files::{make_dir, write, write_limit};
+use super::files::{make_dir, write};
+use super::limits::{Writer, line_of};
 use super::{CgroupError, Result};
-use crate::spec::Resources;
+use crate::spec::{BlockIo, DeviceLimit, Resources};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, thread};
@@ -91,21 +92,13 @@ fn create_cpuset(root: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn limit(hierarchies: &[Hierarchy], path: &Path, wanted: &Resources) -> Result<()> {
-    let set = |controller: &'static str, file: &str, value: Option<String>, limit: &'static str| match value {
-        None => Ok(()),
-        Some(value) => match dir(hierarchies, path, controller) {
-            Some(dir) => write_limit(&dir.join(file), &value, controller, limit),
-            None => Err(CgroupError::NoController { controller, limit }),
-        },
-    };
-    limit_memory(&set, wanted)?;
-    set("cpu", "cpu.shares", wanted.cpu_shares.map(|n| n.to_string()), "cpu shares")?;
-    set("cpu", "cpu.cfs_period_us", wanted.cpu_period.map(|n| n.to_string()), "a cpu period")?;
-    set("cpu", "cpu.cfs_quota_us", wanted.cpu_quota.map(|n| n.to_string()), "a cpu quota")?;
-    set("cpuset", "cpuset.cpus", wanted.cpuset_cpus.clone(), "cpuset cpus")?;
-    set("cpuset", "cpuset.mems", wanted.cpuset_mems.clone(), "cpuset mems")?;
-    set("pids", "pids.max", wanted.pids_limit.map(unlimited_below_one), "a pids limit")
+pub(super) fn limit(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+    limit_memory(out, wanted)?;
+    limit_cpu(out, wanted)?;
+    out.set("cpuset", "cpuset.cpus", wanted.cpuset_cpus.as_deref(), "cpuset cpus")?;
+    out.set("cpuset", "cpuset.mems", wanted.cpuset_mems.as_deref(), "cpuset mems")?;
+    out.set("pids", "pids.max", wanted.pids_limit.map(unlimited_below_one), "a pids limit")?;
+    limit_block_io(out, &wanted.block_io)
 }
 
 /// `max` for what Docker means by "no limit".
@@ -113,31 +106,70 @@ pub(super) fn unlimited_below_one(limit: i64) -> String {
     if limit <= 0 { "max".to_owned() } else { limit.to_string() }
 }
 
-/// Writes a limit: controller, file, value, and what to call it in an error.
-type Setter<'a> = dyn Fn(&'static str, &str, Option<String>, &'static str) -> Result<()> + 'a;
-
 /// Memory with swap may never be less than memory, at no moment: which of the two is written first depends on
 /// whether the limit rises or falls, so the second order is tried when the first is refused.
-fn limit_memory(set: &Setter<'_>, wanted: &Resources) -> Result<()> {
+fn limit_memory(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
     let memory =
-        || set("memory", "memory.limit_in_bytes", wanted.memory.map(|n| n.to_string()), "a memory limit");
-    let swap = || {
-        set(
-            "memory",
-            "memory.memsw.limit_in_bytes",
-            wanted.memory_swap.map(|n| n.to_string()),
-            "a swap limit",
-        )
+        |out: &mut Writer<'_>| out.set("memory", "memory.limit_in_bytes", wanted.memory, "a memory limit");
+    let swap = |out: &mut Writer<'_>| {
+        out.set("memory", "memory.memsw.limit_in_bytes", wanted.memory_swap, "a swap limit")
     };
-    if memory().is_err() {
-        swap()?;
-        memory()?;
+    if memory(out).is_err() {
+        swap(out)?;
+        memory(out)?;
     } else {
-        swap()?;
+        swap(out)?;
     }
-    let reservation = wanted.memory_reservation.map(|n| n.to_string());
-    set("memory", "memory.soft_limit_in_bytes", reservation, "a memory reservation")?;
-    set("memory", "memory.swappiness", wanted.memory_swappiness.map(|n| n.to_string()), "swappiness")
+    let reservation = wanted.memory_reservation;
+    out.set("memory", "memory.soft_limit_in_bytes", reservation, "a memory reservation")?;
+    out.set("memory", "memory.swappiness", wanted.memory_swappiness, "swappiness")?;
+    let tcp = wanted.kernel_memory_tcp;
+    out.set("memory", "memory.kmem.tcp.limit_in_bytes", tcp, "a limit of TCP buffers")?;
+    let disable = wanted.oom_kill_disable.map(u8::from);
+    out.set_line("memory", "memory.oom_control", disable, "disabling the OOM killer", |text| {
+        let now = text.lines().find_map(|line| line.strip_prefix("oom_kill_disable "));
+        now.unwrap_or("0").to_owned()
+    })
+}
+
+fn limit_cpu(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+    out.set("cpu", "cpu.shares", wanted.cpu_shares, "cpu shares")?;
+    // As with memory: a quota must fit the period at every moment.
+    let period =
+        |out: &mut Writer<'_>| out.set("cpu", "cpu.cfs_period_us", wanted.cpu_period, "a cpu period");
+    let quota = |out: &mut Writer<'_>| out.set("cpu", "cpu.cfs_quota_us", wanted.cpu_quota, "a cpu quota");
+    if period(out).is_err() {
+        quota(out)?;
+        period(out)?;
+    } else {
+        quota(out)?;
+    }
+    out.set("cpu", "cpu.rt_period_us", wanted.cpu_rt_period, "a real-time period")?;
+    out.set("cpu", "cpu.rt_runtime_us", wanted.cpu_rt_runtime, "a real-time runtime")
+}
+
+fn limit_block_io(out: &mut Writer<'_>, wanted: &BlockIo) -> Result<()> {
+    // Named after the scheduler since Linux 5.0, but where CFQ or its successor is still called by the old name.
+    let own = out.has("blkio", "blkio.weight");
+    let (weight, by_device) = if own {
+        ("blkio.weight", "blkio.weight_device")
+    } else {
+        ("blkio.bfq.weight", "blkio.bfq.weight_device")
+    };
+    out.set("blkio", weight, wanted.weight, "a block I/O weight")?;
+    let mut each = |file: &str, limits: &[DeviceLimit], what| -> Result<()> {
+        for limit in limits {
+            let device = format!("{}:{}", limit.major, limit.minor);
+            let value = Some(format!("{device} {}", limit.value));
+            out.set_line("blkio", file, value, what, |text| line_of(text, &device, "0"))?;
+        }
+        Ok(())
+    };
+    each(by_device, &wanted.device_weights, "a block I/O weight of a device")?;
+    each("blkio.throttle.read_bps_device", &wanted.read_bps, "a block I/O read rate")?;
+    each("blkio.throttle.write_bps_device", &wanted.write_bps, "a block I/O write rate")?;
+    each("blkio.throttle.read_iops_device", &wanted.read_iops, "a block I/O read rate")?;
+    each("blkio.throttle.write_iops_device", &wanted.write_iops, "a block I/O write rate")
 }
 
 pub(super) fn allow_devices(hierarchies: &[Hierarchy], path: &Path, rules: &Rules) -> Result<()> {

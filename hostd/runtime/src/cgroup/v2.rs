@@ -1,10 +1,11 @@
 //! The unified hierarchy (Linux, Documentation/admin-guide/cgroup-v2.rst).
 
 use super::devices::Rules;
-use super::files::{field, make_dir, write, write_limit};
+use super::files::{field, make_dir, write};
+use super::limits::{Writer, line_of};
 use super::v1::unlimited_below_one;
 use super::{CgroupError, Result};
-use crate::spec::Resources;
+use crate::spec::{BlockIo, Resources};
 use std::path::Path;
 use std::time::Duration;
 use std::{fs, thread};
@@ -33,22 +34,72 @@ fn enable_controllers(dir: &Path) {
     }
 }
 
-pub(super) fn limit(dir: &Path, wanted: &Resources) -> Result<()> {
-    let set = |controller: &'static str, file: &str, value: Option<String>, limit: &'static str| match value {
-        None => Ok(()),
-        Some(value) => write_limit(&dir.join(file), &value, controller, limit),
-    };
-    set("memory", "memory.max", wanted.memory.map(max_below_zero), "a memory limit")?;
-    set("memory", "memory.low", wanted.memory_reservation.map(max_below_zero), "a memory reservation")?;
-    set("memory", "memory.swap.max", swap_alone(wanted), "a swap limit")?;
-    if wanted.memory_swappiness.is_some() {
-        return Err(CgroupError::NoController { controller: "memory (v1)", limit: "swappiness" });
+pub(super) fn limit(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+    for (asked, limit) in [
+        (wanted.memory_swappiness.is_some(), "swappiness"),
+        (wanted.kernel_memory_tcp.is_some(), "a limit of TCP buffers"),
+        (wanted.oom_kill_disable == Some(true), "disabling the OOM killer"),
+    ] {
+        if asked {
+            return Err(CgroupError::NoController { controller: "memory (v1)", limit });
+        }
     }
-    set("cpu", "cpu.weight", wanted.cpu_shares.map(|shares| weight(shares).to_string()), "cpu shares")?;
-    set("cpu", "cpu.max", cpu_max(wanted), "a cpu quota")?;
-    set("cpuset", "cpuset.cpus", wanted.cpuset_cpus.clone(), "cpuset cpus")?;
-    set("cpuset", "cpuset.mems", wanted.cpuset_mems.clone(), "cpuset mems")?;
-    set("pids", "pids.max", wanted.pids_limit.map(unlimited_below_one), "a pids limit")
+    if wanted.cpu_rt_period.is_some() || wanted.cpu_rt_runtime.is_some() {
+        return Err(CgroupError::NoController { controller: "cpu (v1)", limit: "real-time scheduling" });
+    }
+    let swap = swap_alone(wanted);
+    // A kernel without swap has no such file, and then no limit and none at all are the same.
+    let pointless = swap.as_deref().is_none_or(|swap| ["max", "0"].contains(&swap));
+    if !pointless || out.has("memory", "memory.swap.max") {
+        out.set("memory", "memory.swap.max", swap, "a swap limit")?;
+    }
+    out.set("memory", "memory.max", wanted.memory.map(max_below_zero), "a memory limit")?;
+    out.set("memory", "memory.low", wanted.memory_reservation.map(max_below_zero), "a memory reservation")?;
+    out.set("cpu", "cpu.weight", wanted.cpu_shares.map(weight), "cpu shares")?;
+    out.set("cpu", "cpu.max", cpu_max(wanted), "a cpu quota")?;
+    out.set("cpuset", "cpuset.cpus", wanted.cpuset_cpus.as_deref(), "cpuset cpus")?;
+    out.set("cpuset", "cpuset.mems", wanted.cpuset_mems.as_deref(), "cpuset mems")?;
+    out.set("pids", "pids.max", wanted.pids_limit.map(unlimited_below_one), "a pids limit")?;
+    limit_block_io(out, &wanted.block_io)
+}
+
+fn limit_block_io(out: &mut Writer<'_>, wanted: &BlockIo) -> Result<()> {
+    // BFQ's own file takes v1's weights; the general one has a scale of its own.
+    let bfq = out.has("io", "io.bfq.weight");
+    let (file, scale): (_, fn(u64) -> u64) =
+        if bfq { ("io.bfq.weight", |weight| weight) } else { ("io.weight", io_weight) };
+    let general = wanted.weight.map(|weight| scale(weight.into()));
+    out.set_line("io", file, general, "a block I/O weight", |text| {
+        line_of(text, "default", "100").replace("default ", "")
+    })?;
+    for limit in &wanted.device_weights {
+        let device = format!("{}:{}", limit.major, limit.minor);
+        let value = Some(format!("{device} {}", scale(limit.value)));
+        out.set_line("io", file, value, "a block I/O weight of a device", |text| {
+            line_of(text, &device, "default")
+        })?;
+    }
+    for (key, limits, what) in [
+        ("rbps", &wanted.read_bps, "a block I/O read rate"),
+        ("wbps", &wanted.write_bps, "a block I/O write rate"),
+        ("riops", &wanted.read_iops, "a block I/O read rate"),
+        ("wiops", &wanted.write_iops, "a block I/O write rate"),
+    ] {
+        for limit in limits {
+            let device = format!("{}:{}", limit.major, limit.minor);
+            let rate = if limit.value == 0 { "max".to_owned() } else { limit.value.to_string() };
+            let value = Some(format!("{device} {key}={rate}"));
+            out.set_line("io", "io.max", value, what, |text| {
+                line_of(text, &device, "rbps=max wbps=max riops=max wiops=max")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// v1's weight of block I/O (10 to 1000) as v2's (1 to 10000), as runc converts it.
+fn io_weight(weight: u64) -> u64 {
+    1 + weight.clamp(10, 1000).saturating_sub(10) * 9_999 / 990
 }
 
 fn max_below_zero(bytes: i64) -> String {
@@ -56,7 +107,7 @@ fn max_below_zero(bytes: i64) -> String {
 }
 
 /// Docker counts memory and swap together, v2 swap alone.
-fn swap_alone(wanted: &Resources) -> Option<String> {
+pub(super) fn swap_alone(wanted: &Resources) -> Option<String> {
     let both = wanted.memory_swap?;
     if both < 0 {
         return Some("max".to_owned());
@@ -65,7 +116,7 @@ fn swap_alone(wanted: &Resources) -> Option<String> {
 }
 
 /// v1 shares (2 to 262144, 1024 by default) as a v2 weight (1 to 10000), as runc converts them.
-fn weight(shares: u64) -> u64 {
+pub(super) fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
@@ -111,6 +162,7 @@ mod tests {
     #[test]
     fn shares_quota_and_swap_are_converted() {
         assert_eq!([2, 1024, 262_144].map(weight), [1, 39, 10_000]);
+        assert_eq!([10, 500, 1000].map(io_weight), [1, 4_950, 10_000]);
         let wanted = Resources {
             memory: Some(100),
             memory_swap: Some(250),

@@ -91,7 +91,7 @@ fn build(setup: Setup<'_>) -> Attempt<Never> {
     let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;
     enter_namespaces(spec, netns, join)?;
     let door = enters.map(door).transpose()?;
-    let nodes = devices::gather(spec)?;
+    let nodes = devices::gather(spec);
     let binds = mounts::open_sources(spec)?;
     let root = rootfs::enter(spec, kernel)?;
     mounts::standard(&root, spec)?;

@@ -147,8 +147,9 @@ pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
     let mut sources = Vec::with_capacity(spec.mounts.len() + 1);
     for mount in &spec.mounts {
         let (fd, make, changes) = match &mount.kind {
-            MountKind::Bind { source, propagation, recursive } => {
-                bind(source, propagation.as_deref(), *recursive, mount.read_only)?
+            MountKind::Bind { source, propagation, recursive, attributes } => {
+                let set = attributes | if mount.read_only { RDONLY } else { 0 };
+                bind(source, propagation.as_deref(), *recursive, set)?
             }
             MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only)?, Make::Dir, Vec::new()),
         };
@@ -189,7 +190,7 @@ fn bind(
     source: &Path,
     propagation: Option<&str>,
     recursive: bool,
-    read_only: bool,
+    set: u64,
 ) -> Attempt<(OwnedFd, Make, Changes)> {
     let doing = || format!("bind {}", source.display());
     let fd = clone_tree(CWD, source, recursive).doing(doing)?;
@@ -203,9 +204,8 @@ fn bind(
         "shared" => (libc::MS_SHARED, false),
         other => return Err(Failure::new(format!("invalid mount propagation {other:?}"))),
     };
-    let set = if read_only { RDONLY } else { 0 };
     let mut changes = vec![(MountAttr { set, propagation: kind, ..MountAttr::default() }, deep)];
-    if read_only && recursive && !deep {
+    if set != 0 && recursive && !deep {
         changes.push((MountAttr { set, ..MountAttr::default() }, true));
     }
     Ok((fd, make, changes))

@@ -8,9 +8,10 @@ use crate::container::devices::Node;
 use crate::container::identity::User;
 use crate::container::mounts::replaced;
 use crate::seccomp;
-use crate::spec::{ContainerSpec, Mount, MountKind, NsMode, Resources};
+use crate::spec::{ContainerSpec, DeviceLimit, Mount, MountKind, NsMode, Resources};
 use crate::spec::{MASKED_PATHS, READONLY_PATHS};
 use crate::wire::{Attempt, Failure, chain};
+use hostd_sys::mount::{NODEV, NOEXEC, NOSUID};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -179,7 +180,12 @@ impl Config<'_> {
         let mut options: Vec<String> = Vec::new();
         let mut add = |option: &str| options.push(option.to_owned());
         let (kind, source) = match &mount.kind {
-            MountKind::Bind { source, propagation, recursive } => {
+            MountKind::Bind { source, propagation, recursive, attributes } => {
+                for (attribute, option) in [(NOSUID, "nosuid"), (NODEV, "nodev"), (NOEXEC, "noexec")] {
+                    if attributes & attribute != 0 {
+                        add(option);
+                    }
+                }
                 add(if *recursive { "rbind" } else { "bind" });
                 add(if mount.read_only { "ro" } else { "rw" });
                 // The mounts below it too, where the kernel can.
@@ -246,29 +252,52 @@ pub(crate) fn resources(limits: &Resources) -> Value {
         memory_reservation,
         memory_swap,
         memory_swappiness,
+        kernel_memory_tcp,
+        oom_kill_disable,
         cpu_shares,
         cpu_quota,
         cpu_period,
+        cpu_rt_period,
+        cpu_rt_runtime,
         cpuset_cpus,
         cpuset_mems,
         pids_limit,
+        block_io: io,
         device_rules: _,
     } = limits;
+    let rates = |limits: &[DeviceLimit], name: &str| {
+        let one =
+            |limit: &DeviceLimit| json!({ "major": limit.major, "minor": limit.minor, name: limit.value });
+        (!limits.is_empty()).then(|| limits.iter().map(one).collect::<Value>())
+    };
     let mut value = compact(json!({
         "memory": {
             "limit": memory,
             "reservation": memory_reservation,
             "swap": memory_swap,
             "swappiness": memory_swappiness,
+            "kernelTCP": kernel_memory_tcp,
+            "disableOOMKiller": oom_kill_disable,
         },
         "cpu": {
             "shares": cpu_shares,
             "quota": cpu_quota,
             "period": cpu_period,
+            "realtimePeriod": cpu_rt_period,
+            "realtimeRuntime": cpu_rt_runtime,
             "cpus": cpuset_cpus,
             "mems": cpuset_mems,
         },
-        "pids": pids_limit.map(|limit| json!({ "limit": limit })),
+        // -1 is none at all to a runtime, 0 only to Docker.
+        "pids": pids_limit.map(|limit| json!({ "limit": if limit == 0 { -1 } else { limit } })),
+        "blockIO": {
+            "weight": io.weight,
+            "weightDevice": rates(&io.device_weights, "weight"),
+            "throttleReadBpsDevice": rates(&io.read_bps, "rate"),
+            "throttleWriteBpsDevice": rates(&io.write_bps, "rate"),
+            "throttleReadIOPSDevice": rates(&io.read_iops, "rate"),
+            "throttleWriteIOPSDevice": rates(&io.write_iops, "rate"),
+        },
     }));
     if let Value::Object(groups) = &mut value {
         groups.retain(|_, group| group.as_object().is_none_or(|group| !group.is_empty()));
@@ -304,6 +333,7 @@ mod tests {
                 source: "/m".into(),
                 propagation: Some(propagation.to_owned()),
                 recursive: true,
+                attributes: 0,
             },
             read_only: false,
         };

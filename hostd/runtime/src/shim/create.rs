@@ -8,7 +8,7 @@ use super::pins::{LayerLock, Pins};
 use super::server::{Shim, Task};
 use super::streams::ProcessStreams;
 use crate::capabilities::CapSet;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::container::program::Privileges;
 use crate::container::{self, ExecSetup, GO, READY, START, Setup, Stdio};
 use crate::spec::{ContainerSpec, ExecSpec, Log, NetNs, NsMode, Stdin, Ulimit};
@@ -44,7 +44,7 @@ struct Own {
 
 /// Builds the container up to its exec. On error nothing is left behind.
 pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> Attempt<Shim> {
-    let Create { mut spec, bundle, cgroup_parent, netns, caps, kernel } = request;
+    let Create { mut spec, bundle, cgroup_parent, cgroup_driver, netns, caps, kernel } = request;
     let mut fds = fds.into_iter();
     if netns {
         spec.namespaces.net =
@@ -53,32 +53,36 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
     std::env::set_current_dir(&bundle).doing(|| format!("enter {bundle}"))?;
     // A relative path: that of a deep exec root would be too long for a socket's address.
     let listener = UnixListener::bind("shim.sock").doing(|| "listen on shim.sock".into())?;
+    spec.devices = container::devices::expand(&spec.devices).map_err(Failure::new)?;
     if let Some(runtime) = spec.runtime.take() {
         let setting = other::Setting {
             caller: Caller::new(runtime, bundle)?,
             caps: CapSet(caps),
             kernel,
-            cgroup: Cgroup::open(&cgroup_parent, &spec.id),
-            cgroup_path: format!("/{}/{}", cgroup_parent.trim_matches('/'), spec.id),
+            cgroup: Cgroup::open_by(cgroup_driver, &cgroup_parent, &spec.id),
+            cgroup_path: cgroup_driver.oci_path(&cgroup_parent, &spec.id),
             listener,
         };
         return other::create(spec, setting);
     }
-    let cgroup = Cgroup::create(&cgroup_parent, &spec.id).map_err(|e| Failure::new(chain(&e)))?;
-    let made = cgroup
-        .apply(&spec.resources, spec.privileged, &spec.devices)
-        .map_err(|e| Failure::new(chain(&e)))
-        .and_then(|()| {
-            let privileged = Privileged {
-                caps: CapSet(caps),
-                no_new_privileges: spec.no_new_privileges,
-                seccomp,
-                apparmor: spec.apparmor.clone(),
-                oom_score_adj: spec.oom_score_adj.unwrap_or(0),
-                ulimits: spec.ulimits.clone(),
-            };
-            first_process(spec, privileged, kernel, &cgroup, listener)
-        });
+    let cgroup = Cgroup::open_by(cgroup_driver, &cgroup_parent, &spec.id);
+    let ready = if cgroup.needs_process() {
+        Ok(())
+    } else {
+        Cgroup::create(&cgroup_parent, &spec.id)
+            .and_then(|cgroup| cgroup.apply(&spec.resources, spec.privileged, &spec.devices))
+    };
+    let made = ready.map_err(|e| Failure::new(chain(&e))).and_then(|()| {
+        let privileged = Privileged {
+            caps: CapSet(caps),
+            no_new_privileges: spec.no_new_privileges,
+            seccomp,
+            apparmor: spec.apparmor.clone(),
+            oom_score_adj: spec.oom_score_adj.unwrap_or(0),
+            ulimits: spec.ulimits.clone(),
+        };
+        first_process(spec, privileged, kernel, &cgroup, listener)
+    });
     if made.is_err() {
         // The error that counts is the first one.
         let _ = cgroup.remove();
@@ -115,7 +119,8 @@ fn first_process(
         NetNs::Fd(fd) => Some(fd),
     };
     let (sync, theirs) = sync_pair()?;
-    let dir = cgroup.dir_fd();
+    // What an earlier run has left in the place of one that is made later is about to go.
+    let dir = if cgroup.needs_process() { None } else { cgroup.dir_fd() };
     let setup = Setup {
         spec: &spec,
         privileges: privileged.borrow(),
@@ -123,7 +128,7 @@ fn first_process(
         netns,
         join,
         cgroup: cgroup.mounts_for_container(),
-        enters: dir.is_none().then_some(cgroup),
+        enters: (dir.is_none() && !cgroup.needs_process()).then_some(cgroup),
         stdio,
         sync: theirs,
         proof,
@@ -144,7 +149,17 @@ fn first_process(
     };
     drop(setup);
     let pins = Pins::hold(pid, layer)?;
-    let master = settle(&sync, &pidfd)?;
+    let master = settle(
+        || {
+            if cgroup.needs_process() {
+                cgroup.start(pid, &spec.resources, spec.privileged, &spec.devices)
+            } else {
+                Ok(())
+            }
+        },
+        &sync,
+        &pidfd,
+    )?;
     if let Some(master) = master {
         streams = terminal(master, spec.stdin != Stdin::Null)?;
     }
@@ -221,7 +236,7 @@ fn exec(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(setup);
-    let master = settle(&sync, &pidfd)?;
+    let master = settle(|| Ok(()), &sync, &pidfd)?;
     if let Some(master) = master {
         streams = terminal(master, spec.stdin)?;
     }
@@ -254,9 +269,15 @@ fn stdio_fds(stdio: &Stdio) -> Vec<BorrowedFd<'_>> {
     }
 }
 
-/// Lets a fresh child go on and waits until it is built; its terminal's master.
-fn settle(sync: &OwnedFd, pidfd: &OwnedFd) -> Attempt<Option<OwnedFd>> {
-    let told = wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into());
+/// Lets a fresh child go on once it is placed, and waits until it is built; its terminal's master.
+fn settle(
+    place: impl FnOnce() -> Result<(), CgroupError>,
+    sync: &OwnedFd,
+    pidfd: &OwnedFd,
+) -> Attempt<Option<OwnedFd>> {
+    let told = place()
+        .map_err(|e| Failure::new(chain(&e)))
+        .and_then(|()| wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into()));
     let built = match told {
         Ok(()) => await_ready(sync),
         Err(error) => {

@@ -5,6 +5,7 @@ use super::pins::Pins;
 use super::streams::{ProcessStreams, Source};
 use crate::Streams;
 use crate::cgroup::Cgroup;
+use crate::cgroup::oom::OomWatch;
 use crate::container::{program, resize};
 use crate::spec::{NsMode, TtySize};
 use crate::wire::{self, Attempt, Doing, ExitRecord, Failure, Reply, Request};
@@ -98,6 +99,10 @@ pub(super) struct Shim {
     connections: Vec<UnixStream>,
     /// Whether processes may outlive the first one.
     shares_pids: bool,
+    /// Tells of memory running out; absent where the kernel does not, and once the cgroup is to go.
+    oom: Option<OomWatch>,
+    /// How often that happened.
+    ooms: u64,
     quit: bool,
     /// The last field: dropped when nobody can ask for anything any more.
     _pins: Pins,
@@ -106,6 +111,7 @@ pub(super) struct Shim {
 /// What a descriptor in the poll set stands for.
 #[derive(Clone, Copy, Debug)]
 enum Token {
+    Memory,
     Signals,
     Listener,
     Connection(usize),
@@ -139,6 +145,8 @@ impl Shim {
     ) -> Self {
         Self {
             container,
+            oom: cgroup.watch_oom(),
+            ooms: 0,
             cgroup,
             maker,
             execs: Vec::new(),
@@ -209,6 +217,10 @@ impl Shim {
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
+        if let Some((fd, events)) = self.oom.as_ref().map(OomWatch::interest) {
+            tokens.push(Token::Memory);
+            fds.push(PollFd::from_borrowed_fd(fd, events));
+        }
         for (at, connection) in self.connections.iter().enumerate() {
             tokens.push(Token::Connection(at));
             fds.push(PollFd::new(connection, PollFlags::IN));
@@ -257,6 +269,7 @@ impl Shim {
                 Token::Connection(at) => readable.push(at),
                 Token::Listener => self.accept(),
                 Token::Signals => self.reap(),
+                Token::Memory => self.count_ooms(),
                 Token::Stream(..) | Token::Waiter(..) => {}
             }
         }
@@ -292,7 +305,12 @@ impl Shim {
             Request::Freeze(frozen) => self.maker.freeze(frozen, &self.cgroup).map(|()| Reply::Done),
             Request::Update(wanted) => self.maker.update(&wanted, &self.cgroup).map(|()| Reply::Done),
             Request::Resize(size) => set_size(&self.container, size).map(|()| Reply::Done),
-            Request::Wait => return wait(&mut self.container, connection),
+            Request::Wait => {
+                if self.ooms > 0 && send(&mut connection, &Reply::OutOfMemory(self.ooms)).is_err() {
+                    return;
+                }
+                return wait(&mut self.container, connection);
+            }
             Request::Attach(wants) => return self.attach(connection, wants),
             Request::Exec { spec, attach } => {
                 match self.maker.exec(&spec, attach, &self.container, &self.cgroup) {
@@ -377,8 +395,23 @@ impl Shim {
         }
     }
 
+    /// Takes note of memory running out, and tells who waits for the container.
+    fn count_ooms(&mut self) {
+        let more = self.oom.as_mut().map_or(0, OomWatch::take);
+        if more > 0 {
+            self.ooms += more;
+            for waiter in &mut self.container.waiters {
+                // One that left is noticed by its own event.
+                let _ = send(waiter, &Reply::OutOfMemory(self.ooms));
+            }
+        }
+    }
+
     fn container_ended(&mut self, code: i32) {
-        let record = ExitRecord::now(code, self.cgroup.oom_kills() > 0);
+        self.count_ooms();
+        // The end of the cgroup reads as an event too.
+        self.oom = None;
+        let record = ExitRecord::now(code, self.ooms > 0 || self.cgroup.oom_kills() > 0);
         if self.shares_pids {
             self.cgroup.kill_all();
         }

@@ -42,6 +42,8 @@ impl Host {
         RuntimeConfig {
             exec_root: dir.join("exec"),
             shim_exe: PathBuf::from("/proc/self/exe"),
+            cgroup_driver: hostd_runtime::cgroup::Driver::Cgroupfs,
+            realtime: (0, 0),
             cgroup_parent: cgroup.to_owned(),
         }
     }

@@ -32,6 +32,7 @@ pub(crate) async fn binds_tmpfs_and_devices_are_there(host: Host) {
         source: source.to_owned(),
         propagation: None,
         recursive: true,
+        attributes: 0,
     };
     spec.mounts = vec![
         Mount { destination: "/a/b".into(), kind: bind(&shared), read_only: false },
@@ -47,6 +48,7 @@ pub(crate) async fn binds_tmpfs_and_devices_are_there(host: Host) {
         path_on_host: "/dev/zero".into(),
         path_in_container: "/dev/mine".into(),
         permissions: "rwm".into(),
+        node: None,
     }];
     let (_, out, err) = host.run(spec).await;
     assert!(out.starts_with("from the host\nfrom the host\n711\n3\nc"), "{out}{err}");
@@ -63,7 +65,7 @@ pub(crate) async fn read_only_binds_are_so_at_every_depth_and_keep_their_options
     let mut spec = host.spec("touch /here/x; touch /here/deep/x; mount | grep ' /here'");
     let bind = |propagation: Option<&str>| {
         let propagation = propagation.map(str::to_owned);
-        MountKind::Bind { source: shared.clone(), propagation, recursive: true }
+        MountKind::Bind { source: shared.clone(), propagation, recursive: true, attributes: 0 }
     };
     spec.mounts = vec![Mount { destination: "/here".into(), kind: bind(None), read_only: true }];
     let (_, out, err) = host.run(spec).await;
@@ -87,6 +89,7 @@ pub(crate) async fn only_allowed_devices_can_be_opened(host: Host) {
         path_on_host: "/dev/kmsg".into(),
         path_in_container: "/dev/mine".into(),
         permissions: permissions.into(),
+        node: None,
     };
     let refused = "can't create /dev/mine: Operation not permitted";
     let mut spec = host.spec("mknod /kin c 1 5 && head -c 1 /kin | wc -c; : > /dev/mine; echo opened");
