@@ -51,6 +51,12 @@ lint: ## Check formatting, clippy, dependencies
 bench: setup build ## Measure hostd side by side with other engines of this machine
 	@tests/bench/run
 
+.PHONY: crash
+crash: setup build ## Kill hostd and shims at random moments under load, 400 times over
+	@tests/busybox-image build/busybox.tar
+	BERTH_CRASH_ROUNDS=400 BERTH_TEST_HOSTD=$(CURDIR)/build/hostd BERTH_TEST_BUSYBOX=$(CURDIR)/build/busybox.tar \
+		$(CARGO) test --locked -p e2e --test crash -- --nocapture
+
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean

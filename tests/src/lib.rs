@@ -4,10 +4,12 @@
 //! that tests run side by side and leave the machine alone. It is driven by the stock docker CLI.
 //! `make test` tells where the binaries are; run by hand, `build/` is where they are looked for.
 
+mod api;
 mod host;
 mod outcome;
 pub mod python;
 
+pub use api::{Answer, Api};
 pub use host::TestHost;
 pub use outcome::{Outcome, run};
 
