@@ -28,6 +28,17 @@ impl TestHost {
     /// # Panics
     /// hostd does not come up.
     pub fn start(args: &[&str]) -> Result<Self, String> {
+        Self::start_after(args, |_| {})
+    }
+
+    /// As [`TestHost::start`], after `prepare` has changed what hostd is to find in its namespaces.
+    ///
+    /// # Errors
+    /// As [`TestHost::start`].
+    ///
+    /// # Panics
+    /// As [`TestHost::start`].
+    pub fn start_after(args: &[&str], prepare: impl FnOnce(&Self)) -> Result<Self, String> {
         let program = built("BERTH_TEST_HOSTD", "hostd")?;
         let busybox = built("BERTH_TEST_BUSYBOX", "busybox.tar")?;
         if !fs::read_to_string("/proc/self/status").is_ok_and(|text| text.contains("\nUid:\t0\t")) {
@@ -43,6 +54,7 @@ impl TestHost {
             program,
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         };
+        prepare(&host);
         host.up();
         host.docker(["load", "-q", "-i", &busybox.to_string_lossy()]).success();
         Ok(host)

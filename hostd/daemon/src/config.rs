@@ -4,6 +4,7 @@ use crate::Result;
 use crate::failure::Failure;
 use crate::limits::Limits;
 use crate::listen::Host;
+use crate::remap;
 use crate::settings::{Flags, NamedRuntime, Settings};
 use hostd_engine::{Defaults, OtherRuntime, RuntimeChoice, SeccompProfile, SecurityDefaults};
 use std::collections::BTreeMap;
@@ -48,6 +49,8 @@ pub(crate) struct Config {
     /// What containers get that do not say.
     pub(crate) defaults: Defaults,
     pub(crate) runtimes: RuntimeChoice,
+    /// Whose ids stand for those of containers, to be looked up at the start.
+    pub(crate) userns_remap: Option<String>,
     pub(crate) log_level: LevelFilter,
     /// Containers run on while hostd does not.
     pub(crate) live_restore: bool,
@@ -61,13 +64,23 @@ impl Config {
         Self::check(Settings::load(flags)?)
     }
 
+    /// Has containers' users be others on the host. Everything that is kept is apart from what is kept without: files
+    /// have other owners, and containers that ran before are not this daemon's.
+    pub(crate) fn remap(mut self) -> Result<Self> {
+        let Some(spec) = &self.userns_remap else { return Ok(self) };
+        let Some(map) = remap::resolve(spec)? else { return Ok(self) };
+        let (uid, gid) = map.root().ok_or_else(|| Failure::new("the ranges of --userns-remap are empty"))?;
+        let name = format!("{uid}.{gid}");
+        self.data_root.push(&name);
+        self.exec_root.push(&name);
+        self.defaults.id_map = Some(map);
+        Ok(self)
+    }
+
     fn check(settings: Settings) -> Result<Self> {
         if settings.selinux_enabled == Some(true) {
             return Err(Failure::new("selinux-enabled is not supported")
                 .because("this engine sets no SELinux labels"));
-        }
-        if settings.userns_remap.as_deref().is_some_and(|user| !user.is_empty()) {
-            return Err(Failure::new("userns-remap is not supported yet"));
         }
         let tls = tls_files(&settings);
         let (limits, defaults) = (Limits::check(&settings)?, defaults(&settings)?);
@@ -91,6 +104,7 @@ impl Config {
             live_restore: settings.live_restore.unwrap_or(true),
             shutdown_timeout: shutdown_timeout(settings.shutdown_timeout)?,
             runtimes: runtimes(settings.runtimes, settings.default_runtime)?,
+            userns_remap: settings.userns_remap.filter(|user| !user.is_empty()),
             log_level: level(settings.log_level.as_deref(), settings.debug.unwrap_or(false))?,
         })
     }

@@ -16,6 +16,7 @@ mod listen;
 mod lock;
 mod logging;
 mod notify;
+mod remap;
 mod serve;
 mod settings;
 mod tls;
@@ -57,6 +58,7 @@ fn run(flags: &settings::Flags) -> Result<()> {
     }
     logging::start(config.log_level);
     let _lock = lock::Lock::take(&config.data_root, &config.pidfile)?;
+    let config = config.remap()?;
     let runtime = runtime()?;
     let result = runtime.block_on(daemon(config, flags));
     // What still blocks (a read from a registry, say) must not hold the exit up.
@@ -141,6 +143,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         images: hostd_engine::ImageStoreConfig {
             insecure_registries: config.insecure_registries.clone(),
             mirrors: config.registry_mirrors.clone(),
+            id_map: config.defaults.id_map.clone(),
         },
         network: hostd_engine::NetworkConfig {
             bridge: config.bridge.clone(),

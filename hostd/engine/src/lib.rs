@@ -46,6 +46,7 @@ mod names;
 mod networks;
 mod prune;
 mod recover;
+mod remap;
 mod remove;
 mod revive;
 mod runtimes;

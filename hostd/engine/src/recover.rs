@@ -11,6 +11,7 @@ use crate::watch::restarts;
 use crate::{Engine, EngineConfig, Inner, create, events, exec, names, volumes};
 use hostd_image::ImageStore;
 use hostd_network::Networks;
+use hostd_runtime::spec::IdMap;
 use hostd_runtime::{Exit, Found, Runtime, RuntimeConfig};
 use hostd_volume::Volumes;
 use std::collections::HashMap;
@@ -41,7 +42,8 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
             realtime: config.realtime,
         })?,
     );
-    let volumes = Volumes::open(&config.data_root.join("volumes"))?;
+    let root = config.defaults.id_map.as_ref().and_then(IdMap::root);
+    let volumes = Volumes::open(&config.data_root.join("volumes"))?.owned_by(root);
 
     let mut records = Vec::new();
     for mut record in loaded.records {

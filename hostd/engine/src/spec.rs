@@ -9,6 +9,7 @@ use hostd_image::Snapshot;
 use hostd_runtime::spec::{
     self, ContainerSpec, Log, Mount, MountKind, Namespaces, NetNs, NsMode, RootFs, Stdin, TtySize,
 };
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         net: NetNs,
+        user: Option<OwnedFd>,
         snapshot: Snapshot,
     ) -> Result<ContainerSpec> {
         let (config, host) = (&record.config, &record.host);
@@ -44,7 +46,8 @@ impl Engine {
             rootfs: RootFs { lower: snapshot.lower, upper: snapshot.upper, work: snapshot.work },
             read_only_rootfs: host.readonly_rootfs,
             mounts: mounts(record),
-            namespaces: self.namespaces(record, net)?,
+            namespaces: self.namespaces(record, net, user)?,
+            id_map: self.id_map(host).cloned(),
             privileged: host.privileged,
             cap_add: host.cap_add.clone(),
             cap_drop: host.cap_drop.clone(),
@@ -83,7 +86,7 @@ impl Engine {
         asked.iter().chain(open).map(ulimit).collect()
     }
 
-    fn namespaces(&self, record: &ContainerRecord, net: NetNs) -> Result<Namespaces> {
+    fn namespaces(&self, record: &ContainerRecord, net: NetNs, user: Option<OwnedFd>) -> Result<Namespaces> {
         let host = &record.host;
         let own_or_host = |mode: &str| if is_host(mode) { NsMode::Host } else { NsMode::Private };
         let pid = match target_container(&host.pid_mode) {
@@ -96,6 +99,7 @@ impl Engine {
         };
         Ok(Namespaces {
             net,
+            user,
             pid,
             ipc,
             uts: own_or_host(&host.uts_mode),

@@ -5,15 +5,16 @@ use crate::create::{parse_extra_host, target_container};
 use crate::error::{EngineError, Result, io, joined};
 use crate::lifecycle::Changed;
 use crate::model::{ContainerRecord, Happening, MountType, RestartPolicy, Status};
-use crate::{Engine, detach, health};
+use crate::{Engine, detach, health, remap};
 use futures_util::future::BoxFuture;
 use hostd_image::Snapshot;
 use hostd_network::{Endpoint, EndpointRequest, PortRequest};
 use hostd_runtime::RuntimeError;
-use hostd_runtime::spec::NetNs;
+use hostd_runtime::spec::{IdMap, NetNs};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -96,7 +97,8 @@ impl Engine {
 
     /// Namespace, layer, files, container and network, up to the exec of its program.
     async fn build(&self, record: &Arc<ContainerRecord>) -> Result<Run> {
-        let (net, snapshot) = tokio::try_join!(self.net_for(record), self.snapshot_and_files(record))?;
+        let ((net, user), snapshot) =
+            tokio::try_join!(self.namespaces_for(record), self.snapshot_and_files(record))?;
         let (connection, fd) = match net {
             Net::Host => (None, NetNs::Host),
             Net::Shared(netns) => (None, NetNs::Fd(netns)),
@@ -105,7 +107,7 @@ impl Engine {
                 (connect.then_some(netns), NetNs::Fd(copy))
             }
         };
-        let spec = self.spec_of(record, fd, snapshot)?;
+        let spec = self.spec_of(record, fd, user, snapshot)?;
         let connect = async {
             match &connection {
                 None => Ok(None),
@@ -221,19 +223,24 @@ impl Engine {
         }
     }
 
-    async fn net_for(&self, record: &Arc<ContainerRecord>) -> Result<Net> {
+    /// The network namespace, and the user namespace where it is not the host's.
+    async fn namespaces_for(&self, record: &Arc<ContainerRecord>) -> Result<(Net, Option<OwnedFd>)> {
         let mode = record.host.network_mode.as_str();
+        let user = self.joined_userns(record)?;
         if mode == "host" {
-            return Ok(Net::Host);
+            return Ok((Net::Host, user));
         }
         if let Some(target) = target_container(mode) {
             let live = self.network_target(&record.id, target)?;
             let path = format!("/proc/{}/ns/net", live.pid());
             let netns = fs::File::open(&path).map_err(io(format!("cannot open {path}")))?;
-            return Ok(Net::Shared(netns.into()));
+            return Ok((Net::Shared(netns.into()), user));
         }
-        let netns = tokio::task::spawn_blocking(hostd_network::new_netns).await.map_err(joined)??;
-        Ok(Net::Own { netns, connect: mode != "none" && !record.config.network_disabled })
+        let map = self.id_map(&record.host).cloned();
+        let (netns, user) =
+            tokio::task::spawn_blocking(move || remap::new_netns(map, user)).await.map_err(joined)??;
+        let connect = mode != "none" && !record.config.network_disabled;
+        Ok((Net::Own { netns, connect }, user))
     }
 
     /// The container whose network namespace is to be joined, or Docker's refusals.
@@ -287,8 +294,12 @@ impl Engine {
     async fn snapshot_and_files(&self, record: &Arc<ContainerRecord>) -> Result<Snapshot> {
         let (engine, record) = (self.clone(), Arc::clone(record));
         tokio::task::spawn_blocking(move || {
-            make_bind_sources(&record)?;
+            let root = engine.id_map(&record.host).and_then(IdMap::root);
+            make_bind_sources(&record, root)?;
             engine.write_files(&record)?;
+            for path in [&record.hostname_path, &record.hosts_path, &record.resolv_conf_path] {
+                remap::give(Path::new(path), root)?;
+            }
             Ok(engine.0.images.snapshot(&record.id, &record.image_id)?)
         })
         .await
@@ -348,7 +359,7 @@ impl Engine {
 }
 
 /// Docker makes a missing directory for `-v /host:/container`, and none for `--mount`.
-fn make_bind_sources(record: &ContainerRecord) -> Result<()> {
+fn make_bind_sources(record: &ContainerRecord, root: Option<(u32, u32)>) -> Result<()> {
     for point in record.mounts.iter().filter(|point| point.kind == MountType::Bind) {
         if fs::symlink_metadata(&point.source).is_ok() {
             continue;
@@ -361,7 +372,7 @@ fn make_bind_sources(record: &ContainerRecord) -> Result<()> {
                 point.source
             )));
         }
-        fs::create_dir_all(&point.source)
+        remap::make_dirs(Path::new(&point.source), root)
             .map_err(io(format!("error while creating mount source path '{}'", point.source)))?;
     }
     Ok(())

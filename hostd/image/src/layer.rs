@@ -6,6 +6,7 @@ use crate::error::{ErrorKind, ImageError};
 use crate::layout::Staging;
 use crate::pipe::{PipeReader, PipeWriter, fill, pipe};
 use crate::unpack::unpack;
+use hostd_sys::idmap::IdMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,7 @@ pub(crate) fn unpack_layer(
     what: &str,
 ) -> Result<Unpacked, ImageError> {
     let dir = staging.make_diff()?;
+    let map = staging.id_map();
     let (writer, reader) = pipe();
     let mut first = writer.buffer();
     fill(&mut raw, &mut first).map_err(ImageError::stream(format!("read {what}")))?;
@@ -35,7 +37,7 @@ pub(crate) fn unpack_layer(
     let bad_content = AtomicBool::new(false);
     let (read, unpacked) = std::thread::scope(|scope| {
         let flag = &bad_content;
-        let rest = scope.spawn(move || inflate_and_write(reader, compression, &dir, flag));
+        let rest = scope.spawn(move || inflate_and_write(reader, compression, &dir, map, flag));
         let read = pump(&mut raw, first, writer, flag, expected.is_some());
         (read, rest.join().unwrap_or_else(|_| Err(ImageError::Other("unpacking a layer panicked".into()))))
     });
@@ -96,11 +98,12 @@ fn inflate_and_write(
     mut raw: PipeReader,
     compression: Compression,
     dir: &Path,
+    map: Option<&IdMap>,
     bad_content: &AtomicBool,
 ) -> Result<(Option<Digest>, u64), ImageError> {
     let result = match compression {
-        Compression::None => unpack(&mut raw, dir).map(|size| (None, size)),
-        _ => inflate(&mut raw, compression, dir),
+        Compression::None => unpack(&mut raw, dir, map).map(|size| (None, size)),
+        _ => inflate(&mut raw, compression, dir, map),
     };
     if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Invalid) {
         bad_content.store(true, Ordering::Release);
@@ -112,10 +115,11 @@ fn inflate(
     raw: &mut PipeReader,
     compression: Compression,
     dir: &Path,
+    map: Option<&IdMap>,
 ) -> Result<(Option<Digest>, u64), ImageError> {
     let (writer, mut reader) = pipe();
     std::thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack(&mut reader, dir));
+        let unpacking = scope.spawn(move || unpack(&mut reader, dir, map));
         let inflated = inflate_into(raw, compression, writer);
         let unpacked =
             unpacking.join().unwrap_or_else(|_| Err(ImageError::Other("unpacking a layer panicked".into())));

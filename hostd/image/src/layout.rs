@@ -15,23 +15,26 @@
 
 use crate::digest::Digest;
 use crate::error::ImageError;
+use hostd_sys::idmap::IdMap;
 use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 /// The paths of one store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
+    /// Who owns what users of images own.
+    id_map: Option<Arc<IdMap>>,
     /// To the thread that deletes what is in the trash.
     trash: mpsc::Sender<PathBuf>,
 }
 
 impl Layout {
     /// Makes the directories, and empties staging and trash (in the background).
-    pub(crate) fn open(root: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn open(root: &Path, id_map: Option<IdMap>) -> Result<Self, ImageError> {
         for name in ["blobs/sha256", "images", "layers", "containers", "staging", "trash"] {
             let dir = root.join(name);
             fs::create_dir_all(&dir).map_err(ImageError::io("make", &dir))?;
@@ -44,7 +47,7 @@ impl Layout {
             .name("image-trash".into())
             .spawn(move || empty_trash(&doomed))
             .map_err(ImageError::stream("start the thread that empties the trash"))?;
-        let layout = Self { root: root.to_owned(), trash };
+        let layout = Self { root: root.to_owned(), id_map: id_map.map(Arc::new), trash };
         for name in ["staging", "trash"] {
             let dir = root.join(name);
             for child in fs::read_dir(&dir).map_err(ImageError::io("read", &dir))? {
@@ -52,6 +55,10 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+
+    pub(crate) fn id_map(&self) -> Option<&IdMap> {
+        self.id_map.as_deref()
     }
 
     pub(crate) fn dir(&self, name: &str) -> PathBuf {
@@ -148,7 +155,15 @@ impl Staging {
         fs::create_dir(&diff).map_err(ImageError::io("make", &diff))?;
         let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
         fs::set_permissions(&diff, mode).map_err(ImageError::io("make", &diff))?;
+        if let Some((uid, gid)) = self.id_map().and_then(IdMap::root) {
+            std::os::unix::fs::chown(&diff, Some(uid), Some(gid)).map_err(ImageError::io("make", &diff))?;
+        }
         Ok(diff)
+    }
+
+    /// Who owns what users of images own.
+    pub(crate) fn id_map(&self) -> Option<&IdMap> {
+        self.layout.id_map()
     }
 
     pub(crate) fn diff(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! The types that other crates see: images, their configuration, progress, credentials.
 
+use hostd_sys::idmap::IdMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +14,9 @@ pub struct ImageStoreConfig {
     pub insecure_registries: Vec<String>,
     /// Base URLs tried before Docker Hub.
     pub mirrors: Vec<String>,
+    /// Who owns on the host what users and groups of images own; `None` is themselves. Layers are unpacked with these
+    /// owners, so that a container in a user namespace needs no help of the file system to see its own.
+    pub id_map: Option<IdMap>,
 }
 
 /// Credentials for a registry (the decoded X-Registry-Auth). Debug never shows the secrets.

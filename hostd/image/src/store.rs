@@ -33,9 +33,10 @@ impl ImageStore {
     /// Opens or makes the store; what a crash left in `staging/` goes.
     pub async fn open(root: &Path, config: ImageStoreConfig) -> Result<Self, ImageError> {
         let root = std::path::absolute(root).map_err(ImageError::io("find", root))?;
+        let id_map = config.id_map.clone();
         let registries = Registries::new(config);
         blocking(move || {
-            let layout = Layout::open(&root)?;
+            let layout = Layout::open(&root, id_map)?;
             let index = RwLock::new(Index::read(&layout)?);
             let (changes, pulling) = (Mutex::default(), Mutex::default());
             Ok(Self { inner: Arc::new(Inner { layout, registries, index, changes, pulling }) })

@@ -8,6 +8,7 @@ use crate::error::ImageError;
 use crate::pipe::CHUNK;
 use crate::resolve::open_dir_in_root;
 use crate::tarstream::{Entry, Kind, TarStream};
+use hostd_sys::idmap::IdMap;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
@@ -24,21 +25,45 @@ const MAX_XATTR: usize = 65536;
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Unpacks the tar `stream` into the empty directory `root`; gives the bytes of all regular files.
-pub(crate) fn unpack(stream: impl Read, root: &Path) -> Result<u64, ImageError> {
+///
+/// Owners are the host's ids for the entries' in `id_map`, where there is one.
+pub(crate) fn unpack(stream: impl Read, root: &Path, id_map: Option<&IdMap>) -> Result<u64, ImageError> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let root_fd = rustix::fs::open(root, flags, Mode::empty()).map_err(ImageError::io("open", root))?;
-    let mut unpacker =
-        Unpacker { root: root_fd, parent: None, dir_times: BTreeMap::new(), size: 0, buffer: vec![0; CHUNK] };
+    let mut unpacker = Unpacker {
+        root: root_fd,
+        id_map,
+        parent: None,
+        dir_times: BTreeMap::new(),
+        size: 0,
+        buffer: vec![0; CHUNK],
+    };
     let mut tar = TarStream::new(stream);
-    while let Some(entry) = tar.next()? {
+    while let Some(mut entry) = tar.next()? {
+        if let Some(map) = id_map {
+            shift(&mut entry, map)?;
+        }
         unpacker.entry(&entry, &mut tar)?;
     }
     tar.drain()?;
     unpacker.finish()
 }
 
-struct Unpacker {
+/// Gives an entry the owner on the host that stands for its own.
+fn shift(entry: &mut Entry, map: &IdMap) -> Result<(), ImageError> {
+    // All ones means "leave it" to chown(2): to the container's root, that is.
+    let inside = |id: u32| if id == u32::MAX { 0 } else { id };
+    let (uid, gid) = (inside(entry.uid), inside(entry.gid));
+    let unmapped = |id: u32| entry.refuse(format!("Container ID {id} cannot be mapped to a host ID"));
+    let owner =
+        (map.host_uid(uid).ok_or_else(|| unmapped(uid))?, map.host_gid(gid).ok_or_else(|| unmapped(gid))?);
+    (entry.uid, entry.gid) = owner;
+    Ok(())
+}
+
+struct Unpacker<'a> {
     root: OwnedFd,
+    id_map: Option<&'a IdMap>,
     /// The directory of the entry before: entries mostly come directory by directory.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories get their times last, since what is put into them changes those.
@@ -47,7 +72,7 @@ struct Unpacker {
     buffer: Vec<u8>,
 }
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn entry(&mut self, entry: &Entry, data: &mut impl Read) -> Result<(), ImageError> {
         let path = clean(&entry.name).ok_or_else(|| entry.refuse("its name leads out of the archive"))?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else { return self.root_entry(entry) };
@@ -124,12 +149,14 @@ impl Unpacker {
             let above = open_dir_in_root(&self.root, &path, flags)?;
             path.push(part);
             match rustix::fs::mkdirat(&above, part.as_os_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) => rustix::fs::chmodat(
-                    &above,
-                    part.as_os_str(),
-                    Mode::from_raw_mode(0o755),
-                    AtFlags::empty(),
-                )?,
+                Ok(()) => {
+                    let (name, mode) = (part.as_os_str(), Mode::from_raw_mode(0o755));
+                    if let Some((uid, gid)) = self.id_map.and_then(IdMap::root) {
+                        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                        rustix::fs::chownat(&above, name, Some(uid), Some(gid), AtFlags::empty())?;
+                    }
+                    rustix::fs::chmodat(&above, name, mode, AtFlags::empty())?;
+                }
                 Err(Errno::EXIST) => {}
                 Err(source) => return Err(source),
             }

@@ -31,7 +31,7 @@ mod state;
 
 pub use error::{NetworkError, NetworkErrorKind};
 pub use etc::{hosts_file, move_host, resolv_conf};
-pub use netns::new_netns;
+pub use netns::{new_netns, set_up_netns};
 pub use networks::Networks;
 
 use serde::{Deserialize, Serialize};

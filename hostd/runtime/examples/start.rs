@@ -130,6 +130,7 @@ fn spec(id: String, rootfs: &Path, layer: &Path) -> ContainerSpec {
         mounts: Vec::new(),
         namespaces: Namespaces {
             net: NetNs::Host,
+            user: None,
             pid: NsMode::Private,
             ipc: NsMode::Private,
             uts: NsMode::Private,
@@ -150,6 +151,7 @@ fn spec(id: String, rootfs: &Path, layer: &Path) -> ContainerSpec {
         oom_score_adj: None,
         shm_size: 64 << 20,
         no_shm: false,
+        id_map: None,
         apparmor: None,
         writable_cgroups: false,
         init: false,

@@ -28,6 +28,7 @@ mod shim;
 pub mod spec;
 mod state;
 mod supervisor;
+pub mod userns;
 mod wire;
 
 pub use client::{Container, Exec, ExecHandle};

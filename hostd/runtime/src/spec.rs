@@ -60,6 +60,9 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Which namespaces are its own and which are shared.
     pub namespaces: Namespaces,
+    /// The ids in [`Namespaces::user`].
+    #[serde(default)]
+    pub id_map: Option<IdMap>,
     /// All capabilities, all devices, no masked paths, no seccomp filter.
     pub privileged: bool,
     /// Capabilities added to Docker's default set (`NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`).
@@ -192,6 +195,10 @@ pub struct Namespaces {
     /// Network.
     #[serde(skip, default = "NetNs::host")]
     pub net: NetNs,
+    /// Users: one made before ([`crate::userns`]) or another container's, which then owns the others; `None` is the
+    /// host's.
+    #[serde(skip)]
+    pub user: Option<OwnedFd>,
     /// Process ids.
     pub pid: NsMode,
     /// System V IPC and POSIX message queues.

@@ -3,7 +3,7 @@
 use crate::capabilities::CapSet;
 use crate::cgroup::{self, Cgroup, Driver};
 use crate::client::{self, Container, Inner, failed};
-use crate::spec::{ContainerSpec, NetNs, OciRuntime};
+use crate::spec::{ContainerSpec, NetNs, OciRuntime, Seccomp};
 use crate::state::{self, State};
 use crate::wire::{self, Create, ExitRecord, Reply, Request, chain};
 use crate::{Exit, Found, Kernel, RuntimeConfig, RuntimeError, SHIM_ARG, seccomp};
@@ -92,7 +92,11 @@ impl Runtime {
         let id = spec.id.clone();
         let caps = CapSet::for_container(spec.privileged, &spec.cap_add, &spec.cap_drop)
             .map_err(RuntimeError::Other)?;
-        let program = if spec.privileged { None } else { seccomp::program(&spec.seccomp, caps)? };
+        let program = if spec.privileged && spec.seccomp == Seccomp::Default {
+            None
+        } else {
+            seccomp::program(&spec.seccomp, caps)?
+        };
         let config = &self.inner.config;
         if let (Driver::Systemd, Some(runtime)) = (config.cgroup_driver, &mut spec.runtime) {
             runtime.args.push("--systemd-cgroup".to_owned());
@@ -131,6 +135,7 @@ impl Runtime {
             NetNs::Host => None,
             NetNs::Fd(fd) => Some(fd),
         };
+        let userns = spec.namespaces.user.take();
         let text = bundle.to_str().ok_or_else(|| failed(doing(), "its directory's path is not UTF-8"))?;
         let create = Create {
             spec,
@@ -138,6 +143,7 @@ impl Runtime {
             cgroup_parent: place.cgroup_parent.clone(),
             cgroup_driver: place.cgroup_driver,
             netns: netns.is_some(),
+            userns: userns.is_some(),
             caps: caps.0,
             kernel: self.inner.kernel,
         };
@@ -146,7 +152,7 @@ impl Runtime {
         let shim = self.run_shim(&id, bundle, theirs.into()).map_err(|e| failed(doing(), e))?;
         let exchange = async {
             ours.set_nonblocking(true)?;
-            let fds: Vec<BorrowedFd<'_>> = netns.iter().map(AsFd::as_fd).collect();
+            let fds: Vec<BorrowedFd<'_>> = netns.iter().chain(&userns).map(AsFd::as_fd).collect();
             wire::send_fds(ours.as_fd(), &frame[..1], &fds)?;
             let mut ours = UnixStream::from_std(ours)?;
             ours.write_all(&frame[1..]).await?;

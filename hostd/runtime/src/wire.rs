@@ -58,6 +58,9 @@ pub(crate) struct Create {
     pub(crate) cgroup_driver: Driver,
     /// Whether a network namespace came along.
     pub(crate) netns: bool,
+    /// Whether a user namespace came along, after the other.
+    #[serde(default)]
+    pub(crate) userns: bool,
     pub(crate) caps: u64,
     pub(crate) kernel: Kernel,
 }

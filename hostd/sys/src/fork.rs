@@ -50,9 +50,26 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 /// # Errors
 /// As clone3(2); `EINVAL` for a flag that is no namespace.
 pub fn clone_process(
+    proof: SingleThreaded,
+    namespaces: i32,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Cloned> {
+    clone3(proof, namespaces, cgroup, false)
+}
+
+/// As [`clone_process`], but the new process is a child of this one's parent, as this one is.
+///
+/// # Errors
+/// As [`clone_process`].
+pub fn clone_sibling(proof: SingleThreaded, namespaces: i32) -> io::Result<Cloned> {
+    clone3(proof, namespaces, None, true)
+}
+
+fn clone3(
     _proof: SingleThreaded,
     namespaces: i32,
     cgroup: Option<BorrowedFd<'_>>,
+    sibling: bool,
 ) -> io::Result<Cloned> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     if namespaces & !NAMESPACES != 0 {
@@ -63,7 +80,12 @@ pub fn clone_process(
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
     args.flags = (namespaces | libc::CLONE_PIDFD) as u64;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    if sibling {
+        // It ends with the signal that this process ends with.
+        args.flags |= libc::CLONE_PARENT as u64;
+    } else {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd() as u64;

@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod fork;
+pub mod hold;
 pub mod idmap;
 pub mod mount;
 pub mod process;

@@ -43,6 +43,8 @@ pub struct Volumes {
     root: PathBuf,
     /// Held while a volume is filled: the second container that uses it waits until it is.
     filling: Arc<Mutex<()>>,
+    /// User and group that a new volume belongs to.
+    owner: Option<(u32, u32)>,
 }
 
 impl Volumes {
@@ -59,7 +61,14 @@ impl Volumes {
                 delete(&path);
             }
         }
-        Ok(Self { root, filling: Arc::default() })
+        Ok(Self { root, filling: Arc::default(), owner: None })
+    }
+
+    /// From now on new volumes belong to this user and group: those who are root in containers, where they are others
+    /// than on the host.
+    #[must_use]
+    pub fn owned_by(self, owner: Option<(u32, u32)>) -> Self {
+        Self { owner, ..self }
     }
 
     /// The volume of that name, made when missing; `None` makes an anonymous one (64 hex digits).
@@ -203,7 +212,12 @@ impl Volumes {
     /// Puts a volume in its place; the one that is there already, if another caller was first.
     fn write(&self, volume: Volume) -> Result<Volume, VolumeError> {
         let staging = self.staging()?;
-        make_dir(&staging.path().join(DATA))?;
+        let data = staging.path().join(DATA);
+        make_dir(&data)?;
+        if let Some((uid, gid)) = self.owner {
+            std::os::unix::fs::chown(&data, Some(uid), Some(gid))
+                .map_err(io_error("set the owner of", &data))?;
+        }
         let path = staging.path().join(RECORD);
         let json = serde_json::to_vec_pretty(&volume)
             .map_err(|source| VolumeError::Record { path: path.clone(), source })?;

@@ -7,7 +7,7 @@ mod namespaces;
 mod options;
 mod security;
 
-pub(crate) use namespaces::{is_host, is_shareable, target_container};
+pub(crate) use namespaces::{in_userns, is_host, is_shareable, target_container};
 pub(crate) use options::{LogSetup, parse_extra_host};
 pub use options::{check_ulimit, parse_size};
 pub use security::{SeccompProfile, SecurityDefaults};
@@ -59,7 +59,7 @@ impl Engine {
         let config = merge::merge(request.config, &image.config)?;
         let args = merge::args(&config)?;
         let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;
-        options::check_runtime(&mut host, &self.0.runtimes())?;
+        options::check_runtime(&mut host, &self.0.runtimes(), self.0.config.defaults.id_map.is_some())?;
         self.check_cgroup_parent(&host.cgroup_parent)?;
         self.check_targets(&mut host)?;
         options::check_mac(request.mac_address.as_deref(), &host)?;

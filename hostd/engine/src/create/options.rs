@@ -173,13 +173,20 @@ pub(super) fn check_mac(mac: Option<&str>, host: &HostConfig) -> Result<()> {
 }
 
 /// The runtime by its name, the default's where there was none.
-pub(super) fn check_runtime(host: &mut HostConfig, runtimes: &Runtimes) -> Result<()> {
+pub(super) fn check_runtime(host: &mut HostConfig, runtimes: &Runtimes, userns: bool) -> Result<()> {
     if host.runtime.is_empty() {
         runtimes.default_name().clone_into(&mut host.runtime);
     }
     let other = runtimes.find(&host.runtime)?;
     if other.is_some() && host.init == Some(true) {
         return unsupported("HostConfig.Init with HostConfig.Runtime", &host.runtime);
+    }
+    if other.is_some() && namespaces::in_userns(host, userns) {
+        return Err(EngineError::unsupported(format!(
+            "HostConfig.Runtime {:?} is not supported by this engine in a user namespace: run the container with \
+             UsernsMode \"host\"",
+            host.runtime
+        )));
     }
     Ok(())
 }

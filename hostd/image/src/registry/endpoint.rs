@@ -100,7 +100,7 @@ mod tests {
     fn only_loopback_and_configured_registries_are_insecure() {
         let config = ImageStoreConfig {
             insecure_registries: vec!["reg.test:5000".into(), "plain.test".into(), "10.1.0.0/16".into()],
-            mirrors: vec![],
+            ..ImageStoreConfig::default()
         };
         for (domain, insecure) in [
             ("localhost:5000", true),
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn mirrors_come_before_docker_hub_and_nowhere_else() {
         let config =
-            ImageStoreConfig { insecure_registries: vec![], mirrors: vec!["https://mirror.test".into()] };
+            ImageStoreConfig { mirrors: vec!["https://mirror.test".into()], ..ImageStoreConfig::default() };
         let hosts = |name: &str| -> Vec<String> {
             endpoints(&config, &name.parse().unwrap()).iter().map(|e| e.base.to_string()).collect()
         };

@@ -1,13 +1,17 @@
 //! Device nodes in the container's `/dev`.
 
-use super::rootfs::{Make, Root, normal};
-use crate::spec::{ContainerSpec, Device, DeviceNode};
+use super::mounts::{DEV_OPTIONS, dev_links};
+use super::remapped::root_of;
+use super::rootfs::{Make, Root, clone_tree, filesystem, move_to, normal};
+use crate::spec::{ContainerSpec, Device, DeviceNode, IdMap};
 use crate::wire::{Attempt, Doing, Failure};
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use hostd_sys::mount::NOSUID;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -50,6 +54,15 @@ impl Node {
             "uid": node.owner.0,
             "gid": node.owner.1,
         }))
+    }
+
+    /// Where it is to be.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn is_in_dev(&self) -> bool {
+        normal(&self.path).first() == Some(&"dev")
     }
 }
 
@@ -169,7 +182,7 @@ pub(crate) fn make(root: &Root, nodes: &[Node]) -> Attempt<()> {
             Ok(()) if node.owner == (0, 0) => {}
             Ok(()) => {
                 let (uid, gid) = (Uid::from_raw(node.owner.0), Gid::from_raw(node.owner.1));
-                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
                 rustix::fs::chownat(parent, *name, Some(uid), Some(gid), flags)
                     .doing(|| format!("set the owner of {path}"))?;
             }
@@ -179,4 +192,71 @@ pub(crate) fn make(root: &Root, nodes: &[Node]) -> Attempt<()> {
         }
     }
     Ok(())
+}
+
+/// Puts nodes in their places that a `/dev` of [`dev`] has brought along.
+pub(crate) fn bind(root: &Root, dev: &OwnedFd, elsewhere: &[Node]) -> Attempt<()> {
+    for (number, node) in elsewhere.iter().enumerate() {
+        let doing = || format!("bind device {}", node.path);
+        let name = brought_along(number);
+        let clone = clone_tree(dev, Path::new(&name), false).doing(doing)?;
+        let place = root.place(&node.path, Make::File)?;
+        move_to(&clone, &place).doing(doing)?;
+        // Not before: what is gone cannot be mounted any more.
+        rustix::fs::unlinkat(dev, &name, AtFlags::empty()).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// What a node is called in `/dev` until it is put elsewhere.
+fn brought_along(number: usize) -> String {
+    format!(".elsewhere-{number}")
+}
+
+/// A whole `/dev`, attached nowhere, for a container whose root cannot make nodes; owned by that root. Those that are to
+/// be elsewhere come along in it.
+///
+/// It belongs to the host's user namespace, without which its nodes could not be opened.
+pub(crate) fn dev(nodes: &[Node], elsewhere: &[Node], map: &IdMap) -> Attempt<OwnedFd> {
+    let doing = || "make /dev".to_owned();
+    let (uid, gid) = root_of(map)?;
+    let dev = filesystem("tmpfs", &DEV_OPTIONS, NOSUID)?;
+    rustix::fs::chownat(&dev, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).doing(doing)?;
+    dev_links(&dev)?;
+    for node in nodes {
+        let parts = normal(&node.path);
+        let Some((name, above)) = parts.get(1..).and_then(|parts| parts.split_last()) else { continue };
+        let mut parent = rustix::io::fcntl_dupfd_cloexec(&dev, 3).doing(doing)?;
+        for part in above {
+            match rustix::fs::mkdirat(&parent, *part, Mode::from_raw_mode(0o755)) {
+                Ok(()) => own(&parent, part, (uid, gid)).doing(doing)?,
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error).doing(doing),
+            }
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            parent = rustix::fs::openat(&parent, *part, flags, Mode::empty()).doing(doing)?;
+        }
+        make_for(&parent, name, node, map)?;
+    }
+    for (number, node) in elsewhere.iter().enumerate() {
+        make_for(&dev, &brought_along(number), node, map)?;
+    }
+    Ok(dev)
+}
+
+/// Makes a node for the users of a user namespace.
+fn make_for(parent: &OwnedFd, name: &str, Node { path, node }: &Node, map: &IdMap) -> Attempt<()> {
+    let doing = || format!("make device {path}");
+    let kind = if node.block { FileType::BlockDevice } else { FileType::CharacterDevice };
+    let device = rustix::fs::makedev(node.major, node.minor);
+    rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(node.mode), device).doing(doing)?;
+    // Who stands for nobody inside gives way to root.
+    let (uid, gid) = root_of(map)?;
+    let uid = map.host_uid(node.owner.0).map_or(uid, Uid::from_raw);
+    let gid = map.host_gid(node.owner.1).map_or(gid, Gid::from_raw);
+    own(parent, name, (uid, gid)).doing(doing)
+}
+
+fn own(parent: &OwnedFd, name: &str, (uid, gid): (Uid, Gid)) -> rustix::io::Result<()> {
+    rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -16,6 +16,7 @@ pub(crate) mod identity;
 pub(crate) mod mounts;
 pub(crate) mod procfs;
 pub(crate) mod program;
+pub(crate) mod remapped;
 pub(crate) mod rootfs;
 
 use crate::Kernel;
@@ -26,6 +27,7 @@ use crate::wire::{self, Attempt, Doing, Failure};
 use nix::sched::CloneFlags;
 use procfs::{Procfs, Profile};
 use program::{Privileges, Program};
+use remapped::Outside;
 use rootfs::Root;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
@@ -56,6 +58,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) cgroup: CgroupMount,
     /// The cgroup to enter, where the clone did not put it there.
     pub(crate) enters: Option<&'a Cgroup>,
+    /// What was made before the user namespace was entered.
+    pub(crate) outside: Option<Outside>,
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
     pub(crate) proof: hostd_sys::fork::SingleThreaded,
@@ -85,30 +89,34 @@ fn report(sync: &OwnedFd, result: Attempt<()>) -> ! {
 pub(crate) enum Never {}
 
 fn build(setup: Setup<'_>) -> Attempt<Never> {
-    let Setup { spec, privileges, kernel, netns, join, cgroup, enters, stdio, sync, proof } = setup;
+    let Setup { spec, privileges, kernel, netns, join, cgroup, enters, outside, stdio, sync, proof } = setup;
+    let remapped = outside.is_some();
     rustix::process::setsid().doing(|| "start a session".into())?;
     let proc = Procfs::open()?;
     let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;
     enter_namespaces(spec, netns, join)?;
     let door = enters.map(door).transpose()?;
-    let nodes = devices::gather(spec);
-    let binds = mounts::open_sources(spec)?;
-    let root = rootfs::enter(spec, kernel)?;
-    mounts::standard(&root, spec)?;
-    devices::make(&root, &nodes)?;
+    let mut outside = outside.map_or_else(|| Outside::of_own(spec), Ok)?;
+    (outside.proc, outside.sys) = mounts::views(spec)?;
+    let root = rootfs::enter(spec, kernel, outside.root.take())?;
+    mounts::standard(&root, spec, &mut outside)?;
+    devices::make(&root, &outside.nodes)?;
     expect(&sync, GO)?;
     enter_cgroup(door)?;
     // Only now, because the namespace's root is the cgroup that the process is in.
     if spec.namespaces.cgroup == NsMode::Private {
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).doing(|| "make a cgroup namespace".into())?;
     }
-    mounts::cgroups(&root, spec, &cgroup)?;
-    mounts::bind_sources(&root, spec, binds)?;
+    mounts::cgroups(&root, spec, &cgroup, outside.cgroups.take())?;
+    mounts::bind_sources(&root, spec, outside.binds, outside.mqueue)?;
     let (stdio, master) = open_stdio(&root, stdio, true)?;
     mounts::sysctls(&proc, spec)?;
-    program::oom_score(&proc, spec.oom_score_adj.unwrap_or(0))?;
     mounts::protect(&root, spec)?;
-    program::ulimits(&spec.ulimits)?;
+    // In a user namespace the shim does, since nobody in it may.
+    if !remapped {
+        program::oom_score(&proc, spec.oom_score_adj.unwrap_or(0))?;
+        program::ulimits(None, &spec.ulimits)?;
+    }
     let user = identity::resolve(&root, &spec.user, &spec.group_add)?;
     stdio.belong_to(&user);
     mounts::working_directory(&root, &spec.cwd)?;
@@ -147,6 +155,8 @@ pub(crate) struct ExecSetup<'a> {
     pub(crate) enters: Option<&'a Cgroup>,
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
+    /// Whether it runs in a user namespace.
+    pub(crate) remapped: bool,
     /// The container's.
     pub(crate) oom_score_adj: i32,
     /// The container's.
@@ -163,7 +173,7 @@ pub(crate) fn run_exec(setup: ExecSetup<'_>) -> ! {
 }
 
 fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
-    let ExecSetup { spec, privileges, init, enters, stdio, sync, oom_score_adj, ulimits } = setup;
+    let ExecSetup { spec, privileges, init, enters, stdio, sync, remapped, oom_score_adj, ulimits } = setup;
     expect(&sync, GO)?;
     enter_cgroup(enters.map(door).transpose()?)?;
     rustix::process::setsid().doing(|| "start a session".into())?;
@@ -174,12 +184,16 @@ fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::CONTROL_GROUP;
-    rustix::thread::move_into_thread_name_spaces(init, all)
-        .doing(|| "enter the container's namespaces".into())?;
+    if remapped {
+        remapped::enter(init, all)?;
+    } else {
+        program::oom_score(&proc, oom_score_adj)?;
+        program::ulimits(None, ulimits)?;
+        rustix::thread::move_into_thread_name_spaces(init, all)
+            .doing(|| "enter the container's namespaces".into())?;
+    }
     let root = Root::current()?;
     let (stdio, master) = open_stdio(&root, stdio, false)?;
-    program::oom_score(&proc, oom_score_adj)?;
-    program::ulimits(ulimits)?;
     let user = identity::resolve(&root, &spec.user, &[])?;
     stdio.belong_to(&user);
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };

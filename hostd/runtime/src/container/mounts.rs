@@ -3,8 +3,9 @@
 //!
 //! Every mount is made detached and put on a descriptor, so that no path is resolved twice.
 
-use super::devices::NULL;
+use super::devices::{self, NULL};
 use super::procfs::Procfs;
+use super::remapped::Outside;
 use super::rootfs::{
     self, DEVPTS_MAGIC, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, move_to, must_be, normal,
 };
@@ -23,34 +24,53 @@ pub(crate) fn replaced(spec: &ContainerSpec, path: &str) -> bool {
 }
 
 /// Mounts `/proc`, `/sys`, `/dev` and what belongs in them.
-pub(crate) fn standard(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
-    let quiet = NOSUID | NODEV | NOEXEC;
-    let writable_sys = if spec.privileged { 0 } else { RDONLY };
-    if !replaced(spec, "/proc") {
+pub(crate) fn standard(root: &Root, spec: &ContainerSpec, outside: &mut Outside) -> Attempt<()> {
+    if let Some(proc) = outside.proc.take() {
         // The kernel refuses a directory that is a link; nothing below may be mounted elsewhere by one.
         own_directory(root, "proc")?;
-        root.attach_own(&filesystem("proc", &[("source", "proc")], quiet)?, "/proc", Make::Dir)?;
+        root.attach_own(&proc, "/proc", Make::Dir)?;
     }
     if !replaced(spec, "/dev") {
         own_directory(root, "dev")?;
-        let options = [("source", "tmpfs"), ("mode", "755"), ("size", "65536k")];
-        root.attach_own(&filesystem("tmpfs", &options, NOSUID)?, "/dev", Make::Dir)?;
-        links(root)?;
+        match outside.dev.take() {
+            Some(dev) => {
+                root.attach_own(&dev, "/dev", Make::Dir)?;
+                devices::bind(root, &dev, &outside.elsewhere)?;
+            }
+            None => {
+                let dev = filesystem("tmpfs", &DEV_OPTIONS, NOSUID)?;
+                dev_links(&dev)?;
+                root.attach_own(&dev, "/dev", Make::Dir)?;
+            }
+        }
     }
-    if !replaced(spec, "/dev/pts") {
-        let options =
-            [("source", "devpts"), ("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-        root.attach_own(&filesystem("devpts", &options, NOSUID | NOEXEC)?, "/dev/pts", Make::Dir)?;
+    if let (Some(_), Some(node)) = (&outside.dev, outside.elsewhere.first()) {
+        return Err(Failure::new(format!(
+            "cannot make device {} where /dev is a mount of yours",
+            node.path()
+        )));
     }
-    if !replaced(spec, "/sys") {
+    // One that the user mounts covers what would be mounted now.
+    if !replaced(spec, "/dev") {
+        below_dev(root, spec, outside.mqueue.take())?;
+    }
+    if let Some(sys) = outside.sys.take() {
         own_directory(root, "sys")?;
-        root.attach_own(
-            &filesystem("sysfs", &[("source", "sysfs")], quiet | writable_sys)?,
-            "/sys",
-            Make::Dir,
-        )?;
+        root.attach_own(&sys, "/sys", Make::Dir)?;
     }
-    shared_memory(root, spec, quiet)
+    Ok(())
+}
+
+/// The container's `/proc` and `/sys`, unless the user has others. In a user namespace they can be made only while the
+/// host's are to be seen.
+pub(crate) fn views(spec: &ContainerSpec) -> Attempt<(Option<OwnedFd>, Option<OwnedFd>)> {
+    let quiet = NOSUID | NODEV | NOEXEC;
+    let of_sys = quiet | if spec.privileged { 0 } else { RDONLY };
+    let make = |path: &str, kind: &str, attrs: u64| match replaced(spec, path) {
+        true => Ok(None),
+        false => filesystem(kind, &[("source", kind)], attrs).map(Some),
+    };
+    Ok((make("/proc", "proc", quiet)?, make("/sys", "sysfs", of_sys)?))
 }
 
 /// Makes `/name` when it is missing and refuses it when it is anything but a directory.
@@ -65,9 +85,11 @@ fn own_directory(root: &Root, name: &str) -> Attempt<()> {
     }
 }
 
+/// How `/dev` is mounted.
+pub(crate) const DEV_OPTIONS: [(&str, &str); 3] = [("source", "tmpfs"), ("mode", "755"), ("size", "65536k")];
+
 /// The symbolic links in `/dev`.
-fn links(root: &Root) -> Attempt<()> {
-    let dev = root.open("/dev", OFlags::PATH | OFlags::DIRECTORY).doing(|| "open /dev".into())?;
+pub(crate) fn dev_links(dev: &OwnedFd) -> Attempt<()> {
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -77,18 +99,29 @@ fn links(root: &Root) -> Attempt<()> {
         ("core", "/proc/kcore"),
     ];
     for (name, target) in links {
-        rustix::fs::symlinkat(target, &dev, name).doing(|| format!("make /dev/{name}"))?;
+        rustix::fs::symlinkat(target, dev, name).doing(|| format!("make /dev/{name}"))?;
     }
     Ok(())
 }
 
 /// `/sys/fs/cgroup`, which shows the container's own cgroup where the namespace is its own.
-pub(crate) fn cgroups(root: &Root, spec: &ContainerSpec, cgroup: &CgroupMount) -> Attempt<()> {
+pub(crate) fn cgroups(
+    root: &Root,
+    spec: &ContainerSpec,
+    cgroup: &CgroupMount,
+    host: Option<OwnedFd>,
+) -> Attempt<()> {
     let path = "/sys/fs/cgroup";
     if replaced(spec, path) || replaced(spec, "/sys") {
         return Ok(());
     }
     let attrs = NOSUID | NODEV | NOEXEC | if spec.privileged || spec.writable_cgroups { 0 } else { RDONLY };
+    if let Some(tree) = host {
+        root.attach_own(&tree, path, Make::Dir)?;
+        return root
+            .change(&tree, MountAttr { set: RDONLY, ..MountAttr::default() }, true)
+            .doing(|| format!("make {path} read-only"));
+    }
     let hierarchies = match cgroup {
         CgroupMount::V2 => {
             return root.attach_own(&filesystem("cgroup2", &[("source", "cgroup")], attrs)?, path, Make::Dir);
@@ -111,10 +144,25 @@ pub(crate) fn cgroups(root: &Root, spec: &ContainerSpec, cgroup: &CgroupMount) -
         .doing(|| format!("make {path} read-only"))
 }
 
-/// `/dev/shm` and `/dev/mqueue`: those of the IPC namespace that the container is in.
-fn shared_memory(root: &Root, spec: &ContainerSpec, quiet: u64) -> Attempt<()> {
-    if !replaced(spec, "/dev/mqueue") {
-        root.attach_own(&filesystem("mqueue", &[("source", "mqueue")], quiet)?, "/dev/mqueue", Make::Dir)?;
+/// Terminals, and what the IPC namespace that the container is in has of files.
+fn below_dev(root: &Root, spec: &ContainerSpec, host_mqueue: Option<OwnedFd>) -> Attempt<()> {
+    let quiet = NOSUID | NODEV | NOEXEC;
+    if !replaced(spec, "/dev/pts") {
+        let mut options =
+            vec![("source", "devpts"), ("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+        // The group `tty`, where it is anybody here.
+        if spec.id_map.as_ref().is_none_or(|map| map.host_gid(5).is_some()) {
+            options.push(("gid", "5"));
+        }
+        root.attach_own(&filesystem("devpts", &options, NOSUID | NOEXEC)?, "/dev/pts", Make::Dir)?;
+    }
+    // In a user namespace that of the host cannot be mounted anew.
+    let hosts = spec.id_map.is_some() && spec.namespaces.ipc == NsMode::Host;
+    if let Some(mqueue) = host_mqueue {
+        root.attach_own(&mqueue, "/dev/mqueue", Make::Dir)?;
+    } else if !hosts && !replaced(spec, "/dev/mqueue") {
+        let mqueue = filesystem("mqueue", &[("source", "mqueue")], quiet)?;
+        root.attach_own(&mqueue, "/dev/mqueue", Make::Dir)?;
     }
     if !replaced(spec, "/dev/shm") && spec.namespaces.ipc == NsMode::Private && !spec.no_shm {
         let size = spec.shm_size.to_string();
@@ -137,6 +185,16 @@ pub(crate) struct Source {
     fd: OwnedFd,
     make: Make,
     changes: Changes,
+}
+
+impl Source {
+    /// Lets nothing that is mounted on it appear on the host.
+    pub(crate) fn keep_downstream(&mut self) {
+        let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+        if matches!(self.mount.kind, MountKind::Bind { .. }) {
+            self.changes.insert(0, (slave, true));
+        }
+    }
 }
 
 /// How a mount is to be changed once it is in place, and whether that goes for the mounts below it too.
@@ -241,7 +299,12 @@ fn tmpfs(options: &[String], read_only: bool) -> Attempt<OwnedFd> {
 }
 
 /// Puts the user's mounts in their places.
-pub(crate) fn bind_sources(root: &Root, spec: &ContainerSpec, sources: Sources) -> Attempt<()> {
+pub(crate) fn bind_sources(
+    root: &Root,
+    spec: &ContainerSpec,
+    sources: Sources,
+    mut host_mqueue: Option<OwnedFd>,
+) -> Attempt<()> {
     for Source { mount, fd, make, changes } in sources {
         let path = &mount.destination;
         let parts = normal(path);
@@ -257,6 +320,9 @@ pub(crate) fn bind_sources(root: &Root, spec: &ContainerSpec, sources: Sources) 
         for (change, recursive) in changes {
             root.change(&fd, change, recursive)
                 .doing(|| format!("set the options of the mount on {path}"))?;
+        }
+        if parts == ["dev"] {
+            below_dev(root, spec, host_mqueue.take())?;
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::wire::{Attempt, Doing, Failure};
 use hostd_sys::fork::{Cloned, SingleThreaded};
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, Uid};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::CString;
 
@@ -110,14 +110,14 @@ pub(crate) fn oom_score(proc: &Procfs, score: i32) -> Attempt<()> {
     proc.write("self/oom_score_adj", &score.to_string()).doing(|| format!("set oom_score_adj to {score}"))
 }
 
-/// Sets the resource limits.
-pub(crate) fn ulimits(limits: &[Ulimit]) -> Attempt<()> {
+/// Sets the resource limits, of this process unless told which.
+pub(crate) fn ulimits(of: Option<Pid>, limits: &[Ulimit]) -> Attempt<()> {
     for limit in limits {
         let resource = resource(&limit.name)
             .ok_or_else(|| Failure::new(format!("invalid ulimit type: {}", limit.name)))?;
         let value = |n: i64| u64::try_from(n).ok();
         let wanted = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
-        rustix::process::setrlimit(resource, wanted)
+        rustix::process::prlimit(of, resource, wanted)
             .doing(|| format!("set ulimit {} to {}:{}", limit.name, limit.soft, limit.hard))?;
     }
     Ok(())

@@ -28,10 +28,14 @@ pub(crate) struct Outside {
     pub(crate) root: Option<OwnedFd>,
     /// `/dev` with all that is in it.
     pub(crate) dev: Option<OwnedFd>,
+    /// `/proc`, which the first process makes itself, before it turns to its root.
+    pub(crate) proc: Option<OwnedFd>,
+    /// `/sys`, likewise.
+    pub(crate) sys: Option<OwnedFd>,
     /// Device nodes to make.
     pub(crate) nodes: Vec<Node>,
-    /// Device nodes elsewhere than in `/dev`, cloned from the host's.
-    pub(crate) bound_nodes: Vec<(String, OwnedFd)>,
+    /// Device nodes elsewhere than in `/dev`, which have come along in that.
+    pub(crate) elsewhere: Vec<Node>,
     pub(crate) binds: Sources,
     /// The host's `/sys/fs/cgroup`, where the container shares that namespace and cannot mount it.
     pub(crate) cgroups: Option<OwnedFd>,
@@ -42,7 +46,7 @@ pub(crate) struct Outside {
 impl Outside {
     /// What a container of the host's root takes from outside: it makes the rest itself.
     pub(crate) fn of_own(spec: &ContainerSpec) -> Attempt<Self> {
-        let nodes = devices::gather(spec)?;
+        let nodes = devices::gather(spec);
         Ok(Self { nodes, binds: mounts::open_sources(spec)?, ..Self::default() })
     }
 
@@ -51,11 +55,10 @@ impl Outside {
         let mut outside = Self::of_own(spec)?;
         // Mounts that a container makes stay below the host's.
         outside.binds.iter_mut().for_each(mounts::Source::keep_downstream);
-        let (in_dev, elsewhere) = std::mem::take(&mut outside.nodes).into_iter().partition(Node::is_in_dev);
-        outside.dev = Some(devices::dev(in_dev, map)?);
-        for node in elsewhere {
-            outside.bound_nodes.push((node.path().to_owned(), node.clone_of_host()?));
-        }
+        let (in_dev, elsewhere): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut outside.nodes).into_iter().partition(Node::is_in_dev);
+        outside.dev = Some(devices::dev(&in_dev, &elsewhere, map)?);
+        outside.elsewhere = elsewhere;
         if spec.namespaces.cgroup != NsMode::Private {
             let tree = clone_tree(CWD, Path::new("/sys/fs/cgroup"), true);
             outside.cgroups = Some(tree.doing(|| "share /sys/fs/cgroup".into())?);
@@ -79,6 +82,8 @@ pub(crate) fn fork(setup: Setup<'_>, map: &IdMap, user: OwnedFd) -> ! {
 }
 
 fn fork_inside(mut setup: Setup<'_>, map: &IdMap, user: OwnedFd) -> Attempt<Never> {
+    // The first process is born there.
+    super::enter_cgroup(setup.enters.take().map(super::door).transpose()?)?;
     setup.outside = Some(Outside::made_for(setup.spec, map, setup.kernel)?);
     rustix::thread::move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
         .doing(|| "enter the user namespace".into())?;
@@ -115,6 +120,7 @@ fn become_root() -> Attempt<()> {
 
 /// The user and the group on the host that stand for the container's root.
 pub(crate) fn root_of(map: &IdMap) -> Attempt<(Uid, Gid)> {
-    let (uid, gid) = map.root().ok_or_else(|| Failure::new("the container's root stands for nobody on the host"))?;
+    let (uid, gid) =
+        map.root().ok_or_else(|| Failure::new("the container's root stands for nobody on the host"))?;
     Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
 }

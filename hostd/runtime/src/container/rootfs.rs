@@ -186,8 +186,8 @@ fn explain(context: &OwnedFd, error: Errno) -> io::Error {
     }
 }
 
-/// Mounts the root file system and makes it the root; the host's mounts are gone afterwards.
-pub(crate) fn enter(spec: &ContainerSpec, kernel: Kernel) -> Attempt<Root> {
+/// Mounts the root file system, unless it is `made`, and makes it the root; the host's mounts are gone afterwards.
+pub(crate) fn enter(spec: &ContainerSpec, kernel: Kernel, made: Option<OwnedFd>) -> Attempt<Root> {
     let shared = shares_mounts(spec);
     let host = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "open the host's root".into())?;
@@ -201,7 +201,10 @@ pub(crate) fn enter(spec: &ContainerSpec, kernel: Kernel) -> Attempt<Root> {
     rustix::mount::mount_change("/", propagation).doing(|| "cut the mounts off from the host's".into())?;
     rustix::process::umask(Mode::empty());
     let way = Way::find(kernel.mount_setattr).doing(|| "open /proc/self/fd".into())?;
-    let root = mount(&spec.rootfs, kernel, "/")?;
+    let root = match made {
+        Some(root) => put_on(root, "/")?,
+        None => mount(&spec.rootfs, kernel, "/")?,
+    };
     let doing = || "turn to the root file system".to_owned();
     rustix::process::fchdir(&root).doing(doing)?;
     rustix::process::pivot_root(".", ".").doing(doing)?;
@@ -242,10 +245,36 @@ pub(crate) fn read_only(root: &Root) -> Attempt<()> {
 
 /// Mounts the overlay on directory `at`.
 pub(crate) fn mount(rootfs: &RootFs, kernel: Kernel, at: &str) -> Attempt<OwnedFd> {
-    if kernel.single_layers { overlay(rootfs, at) } else { overlay_in_one_page(rootfs, at) }
+    if kernel.single_layers { put_on(overlay(rootfs)?, at) } else { overlay_in_one_page(rootfs, at) }
 }
 
-fn overlay(rootfs: &RootFs, at: &str) -> Attempt<OwnedFd> {
+/// The root file system as a mount that is attached nowhere.
+pub(crate) fn detached(rootfs: &RootFs, kernel: Kernel) -> Attempt<OwnedFd> {
+    if kernel.single_layers {
+        return overlay(rootfs);
+    }
+    let doing = || "take the root file system off again".to_owned();
+    // mount(2) makes no mount that is attached nowhere, and the host must not see this one.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).doing(|| "make a mount namespace".into())?;
+    let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", propagation).doing(|| "cut the mounts off from the host's".into())?;
+    let mounted = overlay_in_one_page(rootfs, "/")?;
+    let clone = clone_tree(&mounted, Path::new(""), false).doing(doing)?;
+    rustix::process::fchdir(&mounted).doing(doing)?;
+    drop(mounted);
+    rustix::mount::unmount(".", UnmountFlags::DETACH).doing(doing)?;
+    rustix::process::chdir("/").doing(doing)?;
+    Ok(clone)
+}
+
+fn put_on(mount: OwnedFd, at: &str) -> Attempt<OwnedFd> {
+    rustix::mount::move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .doing(|| "mount the root file system".into())?;
+    Ok(mount)
+}
+
+/// Makes the overlay.
+fn overlay(rootfs: &RootFs) -> Attempt<OwnedFd> {
     let doing = || "make the overlay of the root file system".to_owned();
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(doing)?;
     for layer in &rootfs.lower {
@@ -261,11 +290,7 @@ fn overlay(rootfs: &RootFs, at: &str) -> Attempt<OwnedFd> {
     }
     rustix::mount::fsconfig_set_string(&context, "source", "overlay").doing(doing)?;
     rustix::mount::fsconfig_create(&context).map_err(|error| explain(&context, error)).doing(doing)?;
-    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .doing(doing)?;
-    rustix::mount::move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .doing(|| "mount the root file system".into())?;
-    Ok(mount)
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).doing(doing)
 }
 
 /// As [`overlay`], for kernels that take all options in one page: named by their descriptors, with

@@ -8,7 +8,7 @@ use crate::container::devices::Node;
 use crate::container::identity::User;
 use crate::container::mounts::replaced;
 use crate::seccomp;
-use crate::spec::{ContainerSpec, DeviceLimit, Mount, MountKind, NsMode, Resources};
+use crate::spec::{ContainerSpec, DeviceLimit, Mount, MountKind, NsMode, Resources, Seccomp};
 use crate::spec::{MASKED_PATHS, READONLY_PATHS};
 use crate::wire::{Attempt, Failure, chain};
 use hostd_sys::mount::{NODEV, NOEXEC, NOSUID};
@@ -40,6 +40,8 @@ impl Config<'_> {
         // Field by field, so that a new one cannot be forgotten here.
         let ContainerSpec {
             id: _,
+            // Refused before it comes to this.
+            id_map: _,
             args,
             env,
             cwd,
@@ -92,7 +94,7 @@ impl Config<'_> {
         let mut limits_and_devices = resources(limits);
         let allowed = devices::oci(*privileged, devices, &limits.device_rules);
         limits_and_devices["devices"] = json!(allowed.map_err(|error| Failure::new(chain(&error)))?);
-        let filter = if *privileged {
+        let filter = if *privileged && *seccomp == Seccomp::Default {
             None
         } else {
             seccomp::oci(seccomp, self.caps).map_err(|error| Failure::new(chain(&error)))?

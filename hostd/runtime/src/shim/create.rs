@@ -9,9 +9,10 @@ use super::server::{Shim, Task};
 use super::streams::ProcessStreams;
 use crate::capabilities::CapSet;
 use crate::cgroup::{Cgroup, CgroupError};
-use crate::container::program::Privileges;
+use crate::container::program::{self, Privileges};
+use crate::container::remapped::FORKED;
 use crate::container::{self, ExecSetup, GO, READY, START, Setup, Stdio};
-use crate::spec::{ContainerSpec, ExecSpec, Log, NetNs, NsMode, Stdin, Ulimit};
+use crate::spec::{ContainerSpec, ExecSpec, IdMap, Log, NetNs, NsMode, Stdin, Ulimit};
 use crate::wire::{self, Attempt, Create, Doing, Failure, chain};
 use crate::{Kernel, Streams};
 use hostd_sys::fork::{Cloned, SingleThreaded, clone_process};
@@ -19,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::thread::LinkNameSpaceType;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 /// What the container's processes may do.
@@ -31,6 +32,8 @@ struct Privileged {
     apparmor: Option<String>,
     oom_score_adj: i32,
     ulimits: Vec<Ulimit>,
+    /// Whose ids they have, in a user namespace.
+    id_map: Option<IdMap>,
 }
 
 /// hostd's own runtime: processes are forks of the shim.
@@ -44,11 +47,15 @@ struct Own {
 
 /// Builds the container up to its exec. On error nothing is left behind.
 pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> Attempt<Shim> {
-    let Create { mut spec, bundle, cgroup_parent, cgroup_driver, netns, caps, kernel } = request;
+    let Create { mut spec, bundle, cgroup_parent, cgroup_driver, netns, userns, caps, kernel } = request;
     let mut fds = fds.into_iter();
     if netns {
         spec.namespaces.net =
             NetNs::Fd(fds.next().ok_or_else(|| Failure::new("the network namespace got lost"))?);
+    }
+    if userns {
+        let fd = fds.next().ok_or_else(|| Failure::new("the user namespace got lost"))?;
+        spec.namespaces.user = Some(fd);
     }
     std::env::set_current_dir(&bundle).doing(|| format!("enter {bundle}"))?;
     // A relative path: that of a deep exec root would be too long for a socket's address.
@@ -80,6 +87,7 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
             apparmor: spec.apparmor.clone(),
             oom_score_adj: spec.oom_score_adj.unwrap_or(0),
             ulimits: spec.ulimits.clone(),
+            id_map: spec.id_map.clone(),
         };
         first_process(spec, privileged, kernel, &cgroup, listener)
     });
@@ -110,7 +118,7 @@ fn first_process(
     let (mut streams, stdio) = if spec.tty {
         (ProcessStreams::default(), Stdio::Terminal(spec.console_size))
     } else {
-        pipes(spec.stdin != Stdin::Null, true, true)?
+        pipes(spec.stdin != Stdin::Null, true, true, spec.id_map.as_ref())?
     };
     let join = foreign_namespaces(&spec)?;
     let layer = LayerLock::take(&spec.rootfs)?;
@@ -118,6 +126,7 @@ fn first_process(
         NetNs::Host => None,
         NetNs::Fd(fd) => Some(fd),
     };
+    let user = spec.namespaces.user.take().zip(spec.id_map.clone());
     let (sync, theirs) = sync_pair()?;
     // What an earlier run has left in the place of one that is made later is about to go.
     let dir = if cgroup.needs_process() { None } else { cgroup.dir_fd() };
@@ -129,26 +138,40 @@ fn first_process(
         join,
         cgroup: cgroup.mounts_for_container(),
         enters: (dir.is_none() && !cgroup.needs_process()).then_some(cgroup),
+        outside: None,
         stdio,
         sync: theirs,
         proof,
     };
     let doing = || "clone the container's first process".to_owned();
-    let cloned =
-        clone_process(proof, container::clone_flags(&spec), dir.as_ref().map(AsFd::as_fd)).doing(doing)?;
-    let (pid, pidfd) = match cloned {
+    // In a user namespace the first process is cloned by one that is there for this alone.
+    let flags = if user.is_some() { 0 } else { container::clone_flags(&spec) };
+    let cloned = clone_process(proof, flags, dir.as_ref().map(AsFd::as_fd)).doing(doing)?;
+    let (mut pid, mut pidfd) = match cloned {
         Cloned::Child => {
             let mut keep: Vec<BorrowedFd<'_>> = vec![setup.sync.as_fd()];
             keep.extend(setup.netns.as_ref().map(AsFd::as_fd));
             keep.extend(setup.join.iter().map(|(_, fd)| fd.as_fd()));
             keep.extend(stdio_fds(&setup.stdio));
+            keep.extend(user.as_ref().map(|(fd, _)| fd.as_fd()));
             drop_others(&keep);
-            container::run(setup)
+            match user {
+                Some((user, map)) => container::remapped::fork(setup, &map, user),
+                None => container::run(setup),
+            }
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(setup);
-    let pins = Pins::hold(pid, layer)?;
+    if user.is_some() {
+        (pid, pidfd) = await_first(&sync, &pidfd)?;
+        privileged.limit(pid).inspect_err(|_| end(&pidfd))?;
+    }
+    let pins = Pins::hold(pid, layer).map_err(|error| {
+        end(&pidfd);
+        // When it had ended before, it said why, and that is the cause.
+        await_exec(&sync).err().unwrap_or(error)
+    })?;
     let master = settle(
         || {
             if cgroup.needs_process() {
@@ -200,7 +223,8 @@ fn exec(
     let (mut streams, stdio) = if spec.tty {
         (ProcessStreams::default(), Stdio::Terminal(spec.console_size))
     } else {
-        pipes(spec.stdin && wants.stdin, wants.stdout, wants.stderr)?
+        let map = own.privileged.id_map.as_ref();
+        pipes(spec.stdin && wants.stdin, wants.stdout, wants.stderr, map)?
     };
     let (sync, theirs) = sync_pair()?;
     let mut privileges = own.privileged.borrow();
@@ -221,6 +245,7 @@ fn exec(
         enters: dir.is_none().then_some(cgroup),
         stdio,
         sync: theirs,
+        remapped: own.privileged.id_map.is_some(),
         oom_score_adj: own.privileged.oom_score_adj,
         ulimits: &own.privileged.ulimits,
     };
@@ -236,6 +261,9 @@ fn exec(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(setup);
+    if own.privileged.id_map.is_some() {
+        own.privileged.limit(pid).inspect_err(|_| end(&pidfd))?;
+    }
     let master = settle(|| Ok(()), &sync, &pidfd)?;
     if let Some(master) = master {
         streams = terminal(master, spec.stdin)?;
@@ -286,13 +314,45 @@ fn settle(
             Err(await_exec(sync).err().unwrap_or(error))
         }
     };
-    built.inspect_err(|_| {
-        kill(pidfd);
-        let _ = rustix::process::waitid(
-            rustix::process::WaitId::PidFd(pidfd.as_fd()),
-            rustix::process::WaitIdOptions::EXITED,
-        );
-    })
+    built.inspect_err(|_| end(pidfd))
+}
+
+/// Waits for the first process in a user namespace, and reaps the one that forks it.
+fn await_first(sync: &OwnedFd, forker: &OwnedFd) -> Attempt<(i32, OwnedFd)> {
+    let mut text = vec![0; LONGEST];
+    let mut fds = Vec::new();
+    let got = receive(sync, &mut text, &mut fds);
+    // It has nothing more to do, whatever it said.
+    end(forker);
+    let got = got?;
+    match (&text[..got], fds.pop()) {
+        ([FORKED], Some(pidfd)) => match pid_of(&pidfd) {
+            Ok(pid) => Ok((pid, pidfd)),
+            Err(error) => {
+                end(&pidfd);
+                Err(error)
+            }
+        },
+        ([], _) => Err(Failure::new("the process that enters the user namespace ended early")),
+        (text, _) => Err(failure(text)),
+    }
+}
+
+/// The pid behind a descriptor, as our own pid namespace counts: who sent it may live in another.
+fn pid_of(pidfd: &OwnedFd) -> Attempt<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).doing(|| format!("read {path}"))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(|| Failure::new("the container's first process ended early"))
+}
+
+/// Kills a child of ours and reaps it.
+fn end(pidfd: &OwnedFd) {
+    kill(pidfd);
+    let _ = rustix::process::waitid(
+        rustix::process::WaitId::PidFd(pidfd.as_fd()),
+        rustix::process::WaitIdOptions::EXITED,
+    );
 }
 
 /// Kills a process that may have ended by itself.
@@ -348,11 +408,25 @@ fn sync_pair() -> Attempt<(OwnedFd, OwnedFd)> {
         .doing(|| "make a socket pair".into())
 }
 
-/// Pipes for what is wanted and `/dev/null` for the rest: our ends, and the process's.
-pub(super) fn pipes(stdin: bool, stdout: bool, stderr: bool) -> Attempt<(ProcessStreams, Stdio)> {
+/// Pipes for what is wanted and `/dev/null` for the rest: our ends, and the process's. They belong to the container's
+/// root, who may then give them away.
+pub(super) fn pipes(
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    map: Option<&IdMap>,
+) -> Attempt<(ProcessStreams, Stdio)> {
     let (stdin_read, stdin_write) = pipe_or_null(stdin, true)?;
     let (stdout_write, stdout_read) = pipe_or_null(stdout, false)?;
     let (stderr_write, stderr_read) = pipe_or_null(stderr, false)?;
+    if let Some(map) = map {
+        let (uid, gid) = container::remapped::root_of(map)?;
+        for (wanted, pipe) in [(stdin, &stdin_read), (stdout, &stdout_write), (stderr, &stderr_write)] {
+            if wanted {
+                rustix::fs::fchown(pipe, Some(uid), Some(gid)).doing(|| "give a pipe away".into())?;
+            }
+        }
+    }
     let ours = ProcessStreams::pipes(stdin_write, stdout_read, stderr_read);
     Ok((ours, Stdio::Pipes([stdin_read, stdout_write, stderr_write])))
 }
@@ -404,6 +478,13 @@ fn foreign_namespaces(spec: &ContainerSpec) -> Attempt<Vec<(LinkNameSpaceType, O
 }
 
 impl Privileged {
+    /// Sets the limits of a process that could not do so itself.
+    fn limit(&self, pid: i32) -> Attempt<()> {
+        let path = format!("/proc/{pid}/oom_score_adj");
+        std::fs::write(&path, self.oom_score_adj.to_string()).doing(|| format!("write {path}"))?;
+        program::ulimits(rustix::process::Pid::from_raw(pid), &self.ulimits)
+    }
+
     fn borrow(&self) -> Privileges<'_> {
         Privileges {
             caps: self.caps,

@@ -184,7 +184,7 @@ impl Other {
         let (mut streams, stdio) = if wanted.tty {
             (ProcessStreams::default(), None)
         } else {
-            match pipes(wanted.stdin, wanted.out, wanted.err)? {
+            match pipes(wanted.stdin, wanted.out, wanted.err, None)? {
                 (ours, Stdio::Pipes(theirs)) => (ours, Some(theirs)),
                 (ours, Stdio::Terminal(_)) => (ours, None),
             }

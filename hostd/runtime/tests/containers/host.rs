@@ -78,6 +78,7 @@ impl Host {
             mounts: Vec::new(),
             namespaces: Namespaces {
                 net: NetNs::Host,
+                user: None,
                 pid: NsMode::Private,
                 ipc: NsMode::Private,
                 uts: NsMode::Private,
@@ -98,6 +99,7 @@ impl Host {
             oom_score_adj: None,
             shm_size: 64 << 20,
             no_shm: false,
+            id_map: None,
             apparmor: None,
             writable_cgroups: false,
             init: false,
