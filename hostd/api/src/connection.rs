@@ -18,11 +18,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use hostd_engine::EngineError;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::any::Any;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -33,8 +35,9 @@ use tokio_util::sync::CancellationToken;
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
 
-/// A client that connects and sends no request in that time is let go.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A client that connects and sends no request in that time is let go. One that has sent a request may stay: clients keep
+/// connections for later, and not all of them bear to find one closed.
+const FIRST_REQUEST: Duration = Duration::from_secs(60);
 /// What a client gets to read a head before what follows is sent, too.
 const HEAD_PATIENCE: Duration = Duration::from_secs(2);
 /// Buffer of each direction of a stream.
@@ -103,16 +106,19 @@ impl Hijacker {
 /// Serves requests until the client leaves, a handler takes the socket over, or `stop`.
 pub(crate) async fn serve(io: impl Transport, router: Router, stop: CancellationToken) {
     let (sender, mut takeovers) = mpsc::channel::<Takeover>(1);
+    let asked = Arc::new(AtomicBool::new(false));
+    let asks = Arc::clone(&asked);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| -> BoxFuture<'static, _> {
+        asks.store(true, Ordering::Relaxed);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(sender.clone());
         let router = router.clone();
         Box::pin(async move { Ok::<Response<Body>, Infallible>(version::answer(router, request).await) })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), service);
+    let mut first_request = std::pin::pin!(tokio::time::sleep(FIRST_REQUEST));
     let takeover = loop {
         tokio::select! {
             biased;
@@ -124,6 +130,11 @@ pub(crate) async fn serve(io: impl Transport, router: Router, stop: Cancellation
                 return;
             }
             () = stop.cancelled(), if !stop.is_cancelled() => Pin::new(&mut connection).graceful_shutdown(),
+            () = &mut first_request, if !first_request.is_elapsed() => {
+                if !asked.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
         }
     };
     let parts = connection.into_parts();
@@ -211,7 +222,7 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
 mod tests {
     use super::*;
     use axum::routing::{get, post};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
     use tokio::io::DuplexStream;
 
     /// A server whose `/attach` hands over to a socket pair, and the engine's end of that pair.
@@ -291,5 +302,19 @@ mod tests {
         head(&mut idle).await;
         stop.cancel();
         idle.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_is_let_go_and_who_has_asked_may_stay() {
+        let (mut silent, _engine, _stop) = server();
+        let (mut kept, _engine, _stop) = server();
+        let request = b"GET /plain HTTP/1.1\r\nHost: x\r\n\r\n";
+        kept.write_all(request).await.unwrap();
+        assert!(head(&mut kept).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        kept.read_exact(&mut [0; 5]).await.unwrap();
+        tokio::time::sleep(FIRST_REQUEST * 10).await;
+        assert_eq!(silent.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+        kept.write_all(request).await.unwrap();
+        assert!(head(&mut kept).await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
 }

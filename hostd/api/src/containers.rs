@@ -35,7 +35,7 @@ pub(crate) async fn list(
     State(engine): State<Engine>,
     version: ApiVersion,
     params: Params,
-) -> Result<Json<Value>> {
+) -> Result<Json<summary::List>> {
     // A limit shows stopped containers too, and one of 0 or less is none; so does Docker.
     let limit = params
         .number::<i64>("limit")?

@@ -16,6 +16,7 @@ mod listen;
 mod lock;
 mod logging;
 mod notify;
+mod quiet;
 mod remap;
 mod serve;
 mod settings;

@@ -1,6 +1,7 @@
 //! Accepts connections and hands them to the API, until told to stop.
 
 use crate::listen::{Listener, Listeners};
+use crate::quiet::QuietStream;
 use crate::tls::Tls;
 use hostd_api::Api;
 use std::io;
@@ -74,6 +75,7 @@ impl Door {
         match listener {
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
+                let stream = QuietStream::new(stream)?;
                 self.tasks.spawn(async move { api.serve(stream, stop).await });
             }
             Listener::Tcp(listener, tls) => {

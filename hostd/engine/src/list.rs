@@ -45,12 +45,12 @@ const KNOWN: [&str; 17] = [
 
 impl Engine {
     /// The containers that match, newest first.
-    pub fn list(&self, options: &ListOptions) -> Result<Vec<ContainerRecord>> {
+    pub fn list(&self, options: &ListOptions) -> Result<Vec<Arc<ContainerRecord>>> {
         let query = Query::new(self, options)?;
         let mut records: Vec<Arc<ContainerRecord>> = self.0.index.all().iter().map(|c| c.record()).collect();
         records.sort_by_key(|record| std::cmp::Reverse(record.created));
         let matching = records.into_iter().filter(|record| query.matches(record));
-        Ok(matching.take(query.limit).map(|record| (*record).clone()).collect())
+        Ok(matching.take(query.limit).collect())
     }
 
     /// Bytes of the writable layer, and of everything.

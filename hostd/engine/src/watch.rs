@@ -126,6 +126,8 @@ impl Engine {
             ends.count += 1;
             ends.code = exit.code;
         });
+        // Lets them answer first: they are next on this very thread, and would wait for what follows.
+        tokio::task::yield_now().await;
         if !publishes {
             self.tear_down(&container.id, before.endpoint.as_ref()).await;
         }
