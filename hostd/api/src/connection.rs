@@ -5,6 +5,7 @@
 //! hyper's own upgrade, which knows only the first, is not enough. Instead a handler sends a [`Takeover`] through the
 //! [`Hijacker`] of its connection and waits; [`serve`] then takes the socket, and what was read ahead, out of hyper.
 
+use crate::activity::Activity;
 use crate::error::{ApiError, chain};
 use crate::version;
 use axum::Router;
@@ -104,12 +105,13 @@ impl Hijacker {
 }
 
 /// Serves requests until the client leaves, a handler takes the socket over, or `stop`.
-pub(crate) async fn serve(io: impl Transport, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(io: impl Transport, router: Router, activity: &Activity, stop: CancellationToken) {
     let (sender, mut takeovers) = mpsc::channel::<Takeover>(1);
     let asked = Arc::new(AtomicBool::new(false));
-    let asks = Arc::clone(&asked);
+    let (asks, activity) = (Arc::clone(&asked), activity.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| -> BoxFuture<'static, _> {
         asks.store(true, Ordering::Relaxed);
+        activity.note();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(sender.clone());
         let router = router.clone();
@@ -240,7 +242,8 @@ mod tests {
         );
         let (client, io) = tokio::io::duplex(1 << 16);
         let stop = CancellationToken::new();
-        tokio::spawn(serve(io, router, stop.clone()));
+        let ends = stop.clone();
+        tokio::spawn(async move { serve(io, router, &Activity::default(), ends).await });
         (client, engine_end, stop)
     }
 

@@ -11,6 +11,7 @@
 //! and [`images`] as clients of the version that was asked for expect them. Everything that can fail ends in one
 //! [`error::ApiError`]: a status and `{"message": …}`.
 
+mod activity;
 mod connection;
 mod containers;
 mod create;
@@ -38,6 +39,7 @@ mod volumes;
 use hostd_engine::Engine;
 use tokio_util::sync::CancellationToken;
 
+pub use activity::Activity;
 pub use connection::Transport;
 pub use version::{MAX_API_VERSION, MIN_API_VERSION};
 
@@ -48,17 +50,23 @@ pub const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Clone)]
 pub struct Api {
     router: axum::Router,
+    activity: Activity,
 }
 
 impl Api {
     /// The API that drives `engine`.
     pub fn new(engine: Engine) -> Self {
-        Self { router: routes::router(engine) }
+        Self { router: routes::router(engine), activity: Activity::default() }
+    }
+
+    /// Tells when there are requests.
+    pub fn activity(&self) -> Activity {
+        self.activity.clone()
     }
 
     /// Serves one connection until the client leaves or, after `stop`, until its current request is answered.
     /// A stream that took the connection over ends at once with `stop`.
     pub async fn serve(&self, io: impl Transport, stop: CancellationToken) {
-        connection::serve(io, self.router.clone(), stop).await;
+        connection::serve(io, self.router.clone(), &self.activity, stop).await;
     }
 }

@@ -43,3 +43,58 @@ pub fn limit_malloc(arenas: i32) {
     #[cfg(not(target_env = "gnu"))]
     let _ = arenas;
 }
+
+/// Gives back to the kernel what an idle process holds for nothing: heap that is free, and the pages of its program that
+/// are mapped because they were run some time. The latter stay in the page cache, and are mapped again by the
+/// sixteen when they are run again.
+///
+/// # Errors
+/// `/proc` cannot be read, or as madvise(2).
+pub fn give_back_memory() -> io::Result<()> {
+    crate::fork::trim_heap();
+    let here = give_back_memory as fn() -> io::Result<()> as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let Some((start, end)) =
+        maps.lines().filter_map(code_range).find(|range| (range.0..range.1).contains(&here))
+    else {
+        return Ok(());
+    };
+    // SAFETY: the range is this program's code, as the kernel has just told: a private mapping of its file that is never
+    // written to. Its pages come back from the file as they were, whichever thread runs them.
+    if unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The addresses of a line of `/proc/self/maps` (proc(5)) that is of a program's code.
+fn code_range(line: &str) -> Option<(usize, usize)> {
+    let (range, rest) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    if rest.starts_with("r-xp ") { Some((number(start)?, number(end)?)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped_code() -> u64 {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = smaps.lines();
+        let here = give_back_memory as fn() -> io::Result<()> as usize;
+        lines.find(|line| code_range(line).is_some_and(|(start, end)| (start..end).contains(&here))).unwrap();
+        let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        rss.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn code_that_is_not_run_any_more_is_not_mapped_and_code_still_runs() {
+        let before = mapped_code();
+        give_back_memory().unwrap();
+        assert!(mapped_code() < before);
+        let text = format!("{:?}", std::env::vars().collect::<Vec<_>>());
+        assert!(!text.is_empty());
+    }
+}
