@@ -57,6 +57,11 @@ crash: setup build ## Kill hostd and shims at random moments under load, 400 tim
 	BERTH_CRASH_ROUNDS=400 BERTH_TEST_HOSTD=$(CURDIR)/build/hostd BERTH_TEST_BUSYBOX=$(CURDIR)/build/busybox.tar \
 		$(CARGO) test --locked -p e2e --test crash -- --nocapture
 
+.PHONY: profile
+profile: setup build ## Show where the milliseconds of a start go (or SUBJECT=exec, SUBJECT=stop)
+	@tests/busybox-image build/busybox.tar
+	@tests/bench/profile build/hostd build/busybox.tar $(or $(SUBJECT),start)
+
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean
