@@ -60,6 +60,11 @@ impl Outcome {
         self.success().stdout().trim().to_owned()
     }
 
+    /// Whether it succeeded.
+    pub fn succeeded(&self) -> bool {
+        self.output.status.success()
+    }
+
     /// It must have succeeded.
     #[track_caller]
     pub fn success(self) -> Self {
