@@ -361,3 +361,18 @@ fn the_list_is_filtered_as_dockers() {
     assert_eq!(list.as_array().unwrap().len(), 2);
     assert_eq!(list[0]["Names"], json!(["/job"]));
 }
+
+#[test]
+fn what_the_daemon_is_told_about_containers_holds_for_those_that_do_not_say() {
+    let host =
+        host!("--dns=192.0.2.7", "--dns-opt=ndots:3", "--dns-search=corp.test", "--init", "--label=rack=4");
+    let conf = docker(&host, &["run", "--rm", "busybox", "cat", "/etc/resolv.conf"]).text();
+    assert_eq!(conf, "nameserver 192.0.2.7\nsearch corp.test\noptions ndots:3");
+    let own = ["run", "--rm", "--dns", "192.0.2.8", "busybox", "cat", "/etc/resolv.conf"];
+    docker(&host, &own).success().says("192.0.2.8").lacks("192.0.2.7");
+    let first = ["run", "--rm", "busybox", "cat", "/proc/1/comm"];
+    assert_ne!(docker(&host, &first).text(), "cat", "an init is process 1");
+    let without = ["run", "--rm", "--init=false", "busybox", "cat", "/proc/1/comm"];
+    assert_eq!(docker(&host, &without).text(), "cat");
+    assert_eq!(docker(&host, &["info", "--format", "{{.Labels}}"]).text(), "[rack=4]");
+}

@@ -6,7 +6,7 @@ use crate::limits::Limits;
 use crate::listen::Host;
 use crate::remap;
 use crate::settings::{Flags, NamedRuntime, Settings};
-use hostd_engine::{Defaults, OtherRuntime, RuntimeChoice, SeccompProfile, SecurityDefaults};
+use hostd_engine::{Defaults, Dns, OtherRuntime, RuntimeChoice, SeccompProfile, SecurityDefaults};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -223,7 +223,13 @@ fn defaults(settings: &Settings) -> Result<Defaults> {
         seccomp: seccomp_profile(settings.seccomp_profile.as_deref().unwrap_or_default())?,
         no_new_privileges: settings.no_new_privileges.unwrap_or(false),
     };
-    Ok(Defaults { ipc_mode, cgroupns_mode, security, ..Defaults::default() })
+    let dns = Dns {
+        servers: settings.dns.clone(),
+        search: settings.dns_search.clone(),
+        options: settings.dns_opts.clone(),
+    };
+    let init = settings.init.unwrap_or(false);
+    Ok(Defaults { ipc_mode, cgroupns_mode, security, init, dns, ..Defaults::default() })
 }
 
 /// A profile file is read once, here, and must be JSON; what is in it is checked when the first container needs it.

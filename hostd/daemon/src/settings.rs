@@ -136,6 +136,18 @@ pub(crate) struct Settings {
     /// Where CDI specifications are, instead of /etc/cdi and /var/run/cdi; an empty one switches CDI off (can be repeated)
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
+    /// Name server of containers that ask for none (can be repeated)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) dns: Vec<std::net::IpAddr>,
+    /// Option of their resolv.conf (can be repeated)
+    #[arg(long = "dns-opt", value_name = "OPTION")]
+    pub(crate) dns_opts: Vec<String>,
+    /// Domain in which they look up names (can be repeated)
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) dns_search: Vec<String>,
+    /// Give containers that do not say our init as process 1
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) init: Option<bool>,
     /// debug, info, warn, error or fatal
     #[arg(short, long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,

@@ -148,6 +148,21 @@ pub struct Defaults {
     pub shm_size: Option<u64>,
     /// Users of the host that stand for those of containers (`--userns-remap`).
     pub id_map: Option<IdMap>,
+    /// Our init as process 1 (`--init`).
+    pub init: bool,
+    /// Name servers, search domains and options of resolv.conf (`--dns`, `--dns-search`, `--dns-opt`).
+    pub dns: Dns,
+}
+
+/// What resolv.conf says where a container does not.
+#[derive(Clone, Debug, Default)]
+pub struct Dns {
+    /// Name servers.
+    pub servers: Vec<std::net::IpAddr>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
 }
 
 impl Default for Defaults {
@@ -160,6 +175,8 @@ impl Default for Defaults {
             ulimits: Vec::new(),
             shm_size: None,
             id_map: None,
+            init: false,
+            dns: Dns::default(),
         }
     }
 }

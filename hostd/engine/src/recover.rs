@@ -1,10 +1,10 @@
 //! Start-up: what was on record, what became of it while no daemon ran, and what a crash left over.
 
-use crate::container::{Container, Index};
+use crate::container::{Container, Index, Turn};
 use crate::db::{Db, Loaded};
 use crate::error::{Result, io, joined};
 use crate::journal::Journal;
-use crate::model::{ContainerRecord, Status};
+use crate::model::{ContainerRecord, Happening, Status};
 use crate::revive::wants_to_run;
 use crate::runtimes::Runtimes;
 use crate::watch::restarts;
@@ -204,7 +204,8 @@ impl Engine {
                 let turn = container.turn().await;
                 container.set_live(Some(live.clone()));
                 let pid = live.pid();
-                let record = container.change(&turn, |record| record.state.pid = pid);
+                container.change(&turn, |record| record.state.pid = pid);
+                let record = self.settle_pause(container, &turn, &live).await;
                 drop(turn);
                 if record.state.status == Status::Running {
                     self.watch_health(container);
@@ -217,6 +218,35 @@ impl Engine {
                 self.catch_up(container, exit).await;
             }
             None => self.take_up_idle(container).await,
+        }
+    }
+
+    /// A pause that a crash cut short is taken back, and so is one whose end it cut short: neither was acknowledged.
+    async fn settle_pause(
+        &self,
+        container: &Arc<Container>,
+        turn: &Turn<'_>,
+        live: &hostd_runtime::Container,
+    ) -> Arc<ContainerRecord> {
+        let record = container.record();
+        match (record.state.status, live.is_frozen()) {
+            (Status::Running, true) => {
+                if let Err(error) = live.unpause().await {
+                    tracing::error!(id = container.id, %error, "cannot thaw a container that was half paused");
+                }
+                record
+            }
+            (Status::Paused, false) => {
+                let thawed = container.advance(turn, Happening::Thawed, |_| {}).and_then(|record| {
+                    self.note(&record)?;
+                    Ok(record)
+                });
+                thawed.unwrap_or_else(|error| {
+                    tracing::error!(id = container.id, %error, "cannot record the end of a pause");
+                    container.record()
+                })
+            }
+            _ => record,
         }
     }
 

@@ -117,12 +117,11 @@ impl Engine {
 }
 
 fn refusal(record: &ContainerRecord) -> String {
-    let state = record.state.status.as_str();
-    let advice = match record.state.status {
-        Status::Paused => "unpause and then stop the container before removing or force remove",
-        _ => "stop the container before removing or force remove",
+    let why = match record.state.status {
+        Status::Paused => "paused and must be unpaused first".to_owned(),
+        status => format!("{}: stop the container before removing or force remove", status.as_str()),
     };
-    format!("cannot remove container \"/{}\": container is {state}: {advice}", record.name)
+    format!("cannot remove container \"/{}\": container is {why}", record.name)
 }
 
 #[cfg(test)]
@@ -137,6 +136,11 @@ mod tests {
         assert_eq!(
             refusal(&record),
             "cannot remove container \"/web\": container is running: stop the container before removing or force remove"
+        );
+        record.state.status = Status::Paused;
+        assert_eq!(
+            refusal(&record),
+            "cannot remove container \"/web\": container is paused and must be unpaused first"
         );
     }
 }

@@ -322,16 +322,14 @@ impl Engine {
             return Ok(());
         }
         let on_host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let host = &record.host;
-        let keep = host.network_mode == "host"
-            && host.dns.is_empty()
-            && host.dns_search.is_empty()
-            && host.dns_options.is_empty();
-        let resolv_conf = if keep {
-            on_host
-        } else {
-            hostd_network::resolv_conf(&on_host, &host.dns, &host.dns_search, &host.dns_options)
-        };
+        let (host, defaults) = (&record.host, &self.0.config.defaults.dns);
+        let servers = if host.dns.is_empty() { &defaults.servers } else { &host.dns };
+        let search = if host.dns_search.is_empty() { &defaults.search } else { &host.dns_search };
+        let options = if host.dns_options.is_empty() { &defaults.options } else { &host.dns_options };
+        let keep =
+            host.network_mode == "host" && servers.is_empty() && search.is_empty() && options.is_empty();
+        let resolv_conf =
+            if keep { on_host } else { hostd_network::resolv_conf(&on_host, servers, search, options) };
         write(&record.resolv_conf_path, resolv_conf)?;
         self.write_hosts(record, None)
     }

@@ -169,15 +169,13 @@ impl Container {
         self.done(&Request::Kill(signal)).await
     }
 
-    /// Freezes all processes (cgroup freezer).
+    /// Freezes all processes (cgroup freezer). The shim does it, never while it starts a process: that would freeze half
+    /// made, and the shim wait for it.
     ///
     /// # Errors
     /// As [`Cgroup::freeze`].
     pub async fn pause(&self) -> Result<()> {
-        if self.inner.other_runtime {
-            return self.done(&Request::Freeze(true)).await;
-        }
-        self.with_cgroup(|cgroup| cgroup.freeze()).await
+        self.done(&Request::Freeze(true)).await
     }
 
     /// Thaws all processes.
@@ -185,10 +183,12 @@ impl Container {
     /// # Errors
     /// As [`Cgroup::thaw`].
     pub async fn unpause(&self) -> Result<()> {
-        if self.inner.other_runtime {
-            return self.done(&Request::Freeze(false)).await;
-        }
-        self.with_cgroup(|cgroup| cgroup.thaw()).await
+        self.done(&Request::Freeze(false)).await
+    }
+
+    /// Whether its processes are frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.inner.cgroup.is_frozen()
     }
 
     /// Sets the size of its terminal.

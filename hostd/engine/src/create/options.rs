@@ -90,6 +90,9 @@ fn fill_in(host: &mut HostConfig, machine: &Machine, defaults: &Defaults) {
         let mode = if shared { "host" } else { &defaults.cgroupns_mode };
         mode.clone_into(&mut host.cgroupns_mode);
     }
+    if defaults.init {
+        host.init.get_or_insert(true);
+    }
     if host.log_driver.is_empty() {
         "json-file".clone_into(&mut host.log_driver);
     }

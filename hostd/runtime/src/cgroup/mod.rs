@@ -429,6 +429,17 @@ impl Cgroup {
         }
     }
 
+    /// Whether they are stopped, or about to.
+    pub fn is_frozen(&self) -> bool {
+        match layout() {
+            Ok(Layout::V1(hierarchies)) => v1::is_frozen(hierarchies, &self.path),
+            Ok(Layout::V2(root)) => {
+                files::field(&root.join(&self.path).join("cgroup.events"), "frozen") == Some(1)
+            }
+            Err(_) => false,
+        }
+    }
+
     /// How many processes the kernel has killed here for want of memory; 0 where that is not counted.
     pub fn oom_kills(&self) -> u64 {
         let name = if version() == 1 { "memory.oom_control" } else { "memory.events" };

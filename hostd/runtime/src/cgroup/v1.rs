@@ -181,6 +181,11 @@ pub(super) fn allow_devices(hierarchies: &[Hierarchy], path: &Path, rules: &Rule
     rules.iter().try_for_each(|rule| write(&dir.join("devices.allow"), &rule.to_string()))
 }
 
+pub(super) fn is_frozen(hierarchies: &[Hierarchy], path: &Path) -> bool {
+    let state = dir(hierarchies, path, "freezer").map(|dir| dir.join("freezer.state"));
+    state.and_then(|state| fs::read_to_string(state).ok()).is_some_and(|now| now.trim() != "THAWED")
+}
+
 pub(super) fn freeze(hierarchies: &[Hierarchy], path: &Path, frozen: bool) -> Result<()> {
     let Some(dir) = dir(hierarchies, path, "freezer") else {
         return Err(CgroupError::NoController { controller: "freezer", limit: "pause" });

@@ -156,6 +156,7 @@ impl Shim {
             connections: Vec::new(),
             shares_pids: pid != NsMode::Private,
             quit: false,
+            frozen: false,
             _pins: pins,
         }
     }
@@ -302,7 +303,7 @@ impl Shim {
             Request::Hello => Ok(Reply::Hello { pid: self.pid(), started: !self.is_waiting() }),
             Request::Start => self.start().map(|()| Reply::Done),
             Request::Kill(signal) => self.maker.kill(signal, &self.container).map(|()| Reply::Done),
-            Request::Freeze(frozen) => self.maker.freeze(frozen, &self.cgroup).map(|()| Reply::Done),
+            Request::Freeze(frozen) => self.freeze(frozen).map(|()| Reply::Done),
             Request::Update(wanted) => self.maker.update(&wanted, &self.cgroup).map(|()| Reply::Done),
             Request::Resize(size) => set_size(&self.container, size).map(|()| Reply::Done),
             Request::Wait => {
@@ -312,6 +313,7 @@ impl Shim {
                 return wait(&mut self.container, connection);
             }
             Request::Attach(wants) => return self.attach(connection, wants),
+            Request::Exec { .. } if self.frozen => Err(Failure::new("the container is paused")),
             Request::Exec { spec, attach } => {
                 match self.maker.exec(&spec, attach, &self.container, &self.cgroup) {
                     Ok(task) => return self.add_exec(task, attach, connection),
@@ -351,6 +353,12 @@ impl Shim {
     /// Whether the first process stands before its program still.
     fn is_waiting(&self) -> bool {
         !self.started && self.container.exit.is_none()
+    }
+
+    fn freeze(&mut self, frozen: bool) -> Attempt<()> {
+        self.maker.freeze(frozen, &self.cgroup)?;
+        self.frozen = frozen;
+        Ok(())
     }
 
     fn start(&mut self) -> Attempt<()> {
@@ -465,13 +473,18 @@ fn wait(task: &mut Task, mut connection: UnixStream) {
     }
 }
 
-/// An exec leads a session, and with it a process group, whose number stays its own until it is reaped.
+/// An exec leads a session, and with it a process group, whose number stays its own until it is reaped. One that another
+/// runtime has started may lead none.
 fn kill_group(task: &Task) -> Attempt<()> {
-    match rustix::process::Pid::from_raw(task.pid).filter(|_| task.exit.is_none()) {
-        Some(group) => rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
-            .doing(|| "kill the process group of an exec".into()),
-        None => Ok(()),
+    let Some(pid) = rustix::process::Pid::from_raw(task.pid).filter(|_| task.exit.is_none()) else {
+        return Ok(());
+    };
+    let kill = rustix::process::Signal::KILL;
+    match rustix::process::kill_process_group(pid, kill) {
+        Err(Errno::SRCH) => rustix::process::kill_process(pid, kill),
+        killed => killed,
     }
+    .doing(|| "kill an exec".into())
 }
 
 fn set_size(task: &Task, size: TtySize) -> Attempt<()> {
