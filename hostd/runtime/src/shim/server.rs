@@ -104,6 +104,8 @@ pub(super) struct Shim {
     /// How often that happened.
     ooms: u64,
     quit: bool,
+    /// Paused: a process that is started now would freeze half made.
+    frozen: bool,
     /// The last field: dropped when nobody can ask for anything any more.
     _pins: Pins,
 }
