@@ -21,6 +21,9 @@ type Result<T> = std::result::Result<T, RuntimeError>;
 /// How long a shim may take to answer what takes it milliseconds.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// How long a shim may be crowded.
+const CROWDED: Duration = Duration::from_secs(10);
+
 /// `what` could not be done because of `error`.
 pub(crate) fn failed(
     what: impl Into<String>,
@@ -71,6 +74,19 @@ pub(crate) fn connect(bundle: &Path) -> io::Result<UnixStream> {
     UnixStream::from_std(socket.into())
 }
 
+/// As [`connect`], of a shim that may have more callers than it can hear just now.
+pub(crate) async fn connect_in_time(bundle: &Path) -> io::Result<UnixStream> {
+    let started = std::time::Instant::now();
+    loop {
+        match connect(bundle) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && started.elapsed() < CROWDED => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Sends one request and reads its reply.
 pub(crate) async fn ask(stream: &mut UnixStream, request: &Request) -> io::Result<Reply> {
     stream.write_all(&wire::encode(request, &[])?).await?;
@@ -105,6 +121,8 @@ pub(crate) struct Inner {
     pub(crate) cgroup: Cgroup,
     /// Whether another runtime built it, which then is to be asked for what hostd's own leaves to cgroups.
     pub(crate) other_runtime: bool,
+    /// Protocol version of its shim.
+    pub(crate) shim_version: u32,
     pub(crate) exit: watch::Receiver<Option<Exit>>,
     pub(crate) ooms: watch::Receiver<u64>,
 }
@@ -116,8 +134,14 @@ impl Container {
     }
 
     async fn request(&self, request: &Request) -> Result<(Reply, UnixStream)> {
+        if request.since() > self.inner.shim_version {
+            return Err(RuntimeError::Other(format!(
+                "container {} was started by an older hostd, whose shim cannot do that: restart the container",
+                self.inner.id
+            )));
+        }
         let context = || format!("cannot reach the shim of container {}", self.inner.id);
-        let mut stream = connect(&self.inner.bundle).map_err(|e| failed(context(), e))?;
+        let mut stream = connect_in_time(&self.inner.bundle).await.map_err(|e| failed(context(), e))?;
         let reply = match request {
             Request::Wait | Request::ExecWait(_) => ask(&mut stream, request).await,
             _ => ask_in_time(&mut stream, request).await,

@@ -164,7 +164,10 @@ impl Runtime {
             tokio::time::timeout(BUILDING, exchange).await.unwrap_or_else(|_| Err(late()));
         match exchanged {
             Ok((stream, Some(Reply::Created { pid }))) => {
-                Ok(supervise(id, bundle.to_owned(), pid, cgroup, &place, stream, Some(shim)))
+                let other_runtime = place.runtime.is_some();
+                let bundle = bundle.to_owned();
+                let known = Known { id, bundle, pid, cgroup, other_runtime, shim_version: wire::VERSION };
+                Ok(supervise(known, stream, Some(shim)))
             }
             Ok((_, Some(Reply::Failed(failure)))) => {
                 end(shim).await;
@@ -206,8 +209,9 @@ impl Runtime {
             return Ok(Found::Gone);
         };
         let cgroup = state.cgroup(id);
-        if let Ok(mut stream) = client::connect(&bundle)
-            && let Ok(Reply::Hello { pid, started }) = client::ask_in_time(&mut stream, &Request::Hello).await
+        if let Ok(mut stream) = client::connect_in_time(&bundle).await
+            && let Ok(Reply::Hello { pid, started, version }) =
+                client::ask_in_time(&mut stream, &Request::Hello).await
         {
             if !started {
                 self.remove(id).await?;
@@ -215,15 +219,9 @@ impl Runtime {
             }
             let asked = wire::encode(&Request::Wait, &[]).map_err(doing)?;
             if stream.write_all(&asked).await.is_ok() {
-                return Ok(Found::Running(supervise(
-                    id.to_owned(),
-                    bundle,
-                    pid,
-                    cgroup,
-                    &state,
-                    stream,
-                    None,
-                )));
+                let (id, other_runtime) = (id.to_owned(), state.runtime.is_some());
+                let known = Known { id, bundle, pid, cgroup, other_runtime, shim_version: version };
+                return Ok(Found::Running(supervise(known, stream, None)));
             }
         }
         Ok(Found::Exited(settle(&bundle, &cgroup).await))
@@ -361,33 +359,33 @@ async fn ended(mut shim: Child) {
     }
 }
 
-/// Watches over a container whose shim answers on `stream` when it has ended.
-fn supervise(
+/// What is known about a container that has a shim.
+struct Known {
     id: String,
     bundle: PathBuf,
     pid: i32,
     cgroup: Cgroup,
-    state: &State,
-    mut stream: UnixStream,
-    shim: Option<Child>,
-) -> Container {
+    other_runtime: bool,
+    shim_version: u32,
+}
+
+/// Watches over a container whose shim answers on `stream` when it has ended.
+fn supervise(known: Known, mut stream: UnixStream, shim: Option<Child>) -> Container {
     let (tell, exit) = watch::channel(None);
-    let other_runtime = state.runtime.is_some();
     let (tell_oom, ooms) = watch::channel(0);
-    let inner = Inner { id, bundle: bundle.clone(), pid, cgroup: cgroup.clone(), other_runtime, exit, ooms };
+    let Known { id, bundle, pid, cgroup, other_runtime, shim_version } = known;
+    let (directory, own) = (bundle.clone(), cgroup.clone());
+    let inner = Inner { id, bundle: directory, pid, cgroup: own, other_runtime, shim_version, exit, ooms };
     tokio::spawn(async move {
-        let mut reply = if shim.is_some() {
-            client::ask(&mut stream, &Request::Wait).await.ok()
-        } else {
-            wire::read_async::<Reply>(&mut stream).await.ok().flatten()
+        let asked = match (&shim, wire::encode(&Request::Wait, &[])) {
+            (Some(_), Ok(frame)) => stream.write_all(&frame).await,
+            // One that was found again was asked when it was.
+            _ => Ok(()),
         };
-        while let Some(Reply::OutOfMemory(count)) = reply {
-            tell_oom.send_replace(count);
-            reply = wire::read_async(&mut stream).await.ok().flatten();
-        }
-        let exit = match reply {
-            Some(Reply::Exited(record)) => record.into(),
-            _ => settle(&bundle, &cgroup).await,
+        let told = if asked.is_ok() { until_exit(&mut stream, &tell_oom).await } else { None };
+        let exit = match told {
+            Some(record) => record.into(),
+            None => settle(&bundle, &cgroup).await,
         };
         tell.send_replace(Some(exit));
         drop(stream);
@@ -396,6 +394,19 @@ fn supervise(
         }
     });
     Container { inner: Arc::new(inner) }
+}
+
+/// Reads what a shim has to tell until its container has ended; `None` where the shim itself has.
+async fn until_exit(stream: &mut UnixStream, ooms: &watch::Sender<u64>) -> Option<ExitRecord> {
+    while let Ok(Some(text)) = wire::read_text(stream).await {
+        match serde_json::from_slice(&text) {
+            Ok(Reply::Exited(record)) => return Some(record),
+            Ok(Reply::OutOfMemory(count)) => drop(ooms.send_replace(count)),
+            // News of a younger shim's, which is no reason to give its container up.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    None
 }
 
 /// How a container without shim ended: as its shim wrote down, or else it is killed now.

@@ -6,6 +6,11 @@
 //! exchange  one request, one reply; after the reply to an attach the connection is the stream
 //! ```
 //! Descriptors come with the first byte of a `Create` and nowhere else.
+//!
+//! A shim lives as long as its container, and hostd is upgraded meanwhile: the two may be of different [`VERSION`]s.
+//! What keeps them at peace: messages change by optional fields and new variants alone, and `Hello`, `Wait`, `Kill`,
+//! `Quit` and `exit.json` never lose a field. A shim answers what it does not understand with a failure. hostd learns
+//! a shim's version from its `Hello`, and does not ask an older one for what that cannot do ([`Request::since`]).
 
 use crate::cgroup::Driver;
 use crate::spec::{ContainerSpec, ExecSpec, Resources, TtySize};
@@ -24,6 +29,10 @@ use tokio::io::AsyncReadExt;
 
 /// Longest frame that is read; an environment and arguments fill at most 2 MiB (execve(2)).
 const LONGEST: usize = 8 << 20;
+
+/// The version of the protocol that this program speaks: one more with every new request, and with every new field
+/// that must not be overlooked. 0 are the shims that did not tell.
+pub(crate) const VERSION: u32 = 1;
 
 /// How a process ended, as it stands in `exit.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +106,16 @@ pub(crate) enum Request {
     Quit,
 }
 
+impl Request {
+    /// The first version whose shims understand it.
+    pub(crate) fn since(&self) -> u32 {
+        match self {
+            Self::Freeze(_) | Self::Update(_) | Self::ExecKill(_) => 1,
+            _ => 0,
+        }
+    }
+}
+
 /// What a shim answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
@@ -107,6 +126,8 @@ pub(crate) enum Reply {
     Hello {
         pid: i32,
         started: bool,
+        #[serde(default)]
+        version: u32,
     },
     Exited(ExitRecord),
     /// How often the container's memory has run out.
@@ -183,24 +204,30 @@ fn lengths(head: [u8; 8]) -> io::Result<(usize, usize)> {
     Ok((json, blob))
 }
 
-/// Reads a frame, blocking; `None` at the end of the stream.
-pub(crate) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<(T, Vec<u8>)>> {
+/// Reads a request, blocking; `None` at the end of the stream, a failure for one that is not understood.
+pub(crate) fn read_request(from: &mut impl Read) -> io::Result<Option<Attempt<Request>>> {
     let mut head = [0; 8];
     if from.read(&mut head[..1])? == 0 {
         return Ok(None);
     }
     from.read_exact(&mut head[1..])?;
-    read_rest(from, head).map(Some)
+    let (text, _) = read_parts(from, head)?;
+    let strange = |error| {
+        Failure::new(format!(
+            "the shim, of protocol version {VERSION}, does not understand the request: {error}"
+        ))
+    };
+    Ok(Some(serde_json::from_slice(&text).map_err(strange)))
 }
 
-/// Reads what follows a frame's head.
-fn read_rest<T: DeserializeOwned>(from: &mut impl Read, head: [u8; 8]) -> io::Result<(T, Vec<u8>)> {
+/// Reads what follows a frame's head: JSON and blob.
+fn read_parts(from: &mut impl Read, head: [u8; 8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let (json, blob) = lengths(head)?;
     let mut text = vec![0; json];
     from.read_exact(&mut text)?;
     let mut bytes = vec![0; blob];
     from.read_exact(&mut bytes)?;
-    Ok((serde_json::from_slice(&text)?, bytes))
+    Ok((text, bytes))
 }
 
 /// A message, its blob and the descriptors that came along.
@@ -213,14 +240,22 @@ pub(crate) fn read_with_fds<T: DeserializeOwned>(
     let mut head = [0; 8];
     let Some(fds) = recv_fds(from.as_fd(), &mut head[..1])? else { return Ok(None) };
     from.read_exact(&mut head[1..])?;
-    let (message, blob) = read_rest(from, head)?;
-    Ok(Some((message, blob, fds)))
+    let (text, blob) = read_parts(from, head)?;
+    Ok(Some((serde_json::from_slice(&text)?, blob, fds)))
 }
 
-/// As [`read`], without blocking.
+/// Reads a frame without blocking; `None` at the end of the stream.
 pub(crate) async fn read_async<T: DeserializeOwned>(
     from: &mut tokio::net::UnixStream,
 ) -> io::Result<Option<T>> {
+    match read_text(from).await? {
+        Some(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        None => Ok(None),
+    }
+}
+
+/// Reads the JSON of a frame without blocking; `None` at the end of the stream.
+pub(crate) async fn read_text(from: &mut tokio::net::UnixStream) -> io::Result<Option<Vec<u8>>> {
     let mut head = [0; 8];
     if from.read(&mut head[..1]).await? == 0 {
         return Ok(None);
@@ -229,7 +264,8 @@ pub(crate) async fn read_async<T: DeserializeOwned>(
     let (json, blob) = lengths(head)?;
     let mut text = vec![0; json + blob];
     from.read_exact(&mut text).await?;
-    Ok(Some(serde_json::from_slice(&text[..json])?))
+    text.truncate(json);
+    Ok(Some(text))
 }
 
 /// Sends `bytes` with `fds` (unix(7), `SCM_RIGHTS`).
@@ -263,4 +299,82 @@ pub(crate) fn recv_message(from: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result
         }
     }
     Ok((got.bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(json: &str) -> Vec<u8> {
+        let mut frame = (json.len() as u32).to_le_bytes().to_vec();
+        frame.extend([0; 4]);
+        frame.extend(json.as_bytes());
+        frame
+    }
+
+    /// What hostd of protocol version 0 says. These never change.
+    #[test]
+    fn requests_of_the_first_version_are_understood() {
+        let id = "e".repeat(64);
+        for json in [
+            r#""Hello""#,
+            r#""Start""#,
+            r#""Wait""#,
+            r#""Quit""#,
+            r#"{"Kill":15}"#,
+            r#"{"Resize":{"rows":24,"cols":80}}"#,
+            r#"{"Attach":{"stdin":true,"stdout":true,"stderr":false}}"#,
+            &format!(
+                r#"{{"Exec":{{"spec":{{"id":"{id}","args":["sh"],"env":[],"cwd":"/","user":"","tty":true,
+                "console_size":{{"rows":24,"cols":80}},"stdin":true,"privileged":false}},"attach":null}}}}"#
+            ),
+            &format!(r#"{{"ExecPid":"{id}"}}"#),
+            &format!(r#"{{"ExecWait":"{id}"}}"#),
+            &format!(r#"{{"ExecResize":["{id}",{{"rows":24,"cols":80}}]}}"#),
+        ] {
+            let request = read_request(&mut framed(json).as_slice()).unwrap().unwrap();
+            assert_eq!(request.unwrap_or_else(|f| panic!("{json}: {}", f.message)).since(), 0, "{json}");
+        }
+    }
+
+    /// What shims of protocol version 0 answer. These never change.
+    #[test]
+    fn replies_of_the_first_version_are_understood() {
+        let read = |json: &str| serde_json::from_str::<Reply>(json).unwrap();
+        assert!(matches!(
+            read(r#"{"Hello":{"pid":7,"started":true}}"#),
+            Reply::Hello { pid: 7, started: true, version: 0 }
+        ));
+        assert!(matches!(read(r#""Done""#), Reply::Done));
+        assert!(matches!(read(r#""NoSuchExec""#), Reply::NoSuchExec));
+        assert!(matches!(read(r#"{"ExecIs":{"pid":8}}"#), Reply::ExecIs { pid: 8 }));
+        assert!(matches!(
+            read(r#"{"Exited":{"code":137,"at":1700000000000000000}}"#),
+            Reply::Exited(ExitRecord { code: 137, oom_killed: false, .. })
+        ));
+        let Reply::Failed(failure) = read(r#"{"Failed":{"code":127,"message":"exec: x"}}"#) else { panic!() };
+        assert!(failure.code == 127 && !failure.whole);
+    }
+
+    #[test]
+    fn what_a_later_version_says_is_refused_or_read_without_what_is_new() {
+        let asked = |json: &str| read_request(&mut framed(json).as_slice()).unwrap().unwrap();
+        assert!(asked(r#"{"Dance":{"tempo":3}}"#).unwrap_err().message.contains("unknown variant `Dance`"));
+        assert!(asked("{").unwrap_err().message.contains("does not understand"));
+        let attach = r#"{"Attach":{"stdin":true,"stdout":true,"stderr":false,"replay":true}}"#;
+        assert!(matches!(asked(attach).unwrap(), Request::Attach(_)));
+        let hello = r#"{"Hello":{"pid":7,"started":true,"version":99,"mood":"good"}}"#;
+        assert!(matches!(serde_json::from_str(hello).unwrap(), Reply::Hello { version: 99, .. }));
+    }
+
+    #[test]
+    fn a_message_is_as_long_as_is_allowed_and_no_longer() {
+        let mut head = [0xff; 8];
+        assert!(read_request(&mut head.as_slice()).is_err());
+        head = [0, 0, 0, 0, 1, 0, 0x80, 0];
+        assert_eq!(lengths(head).unwrap_err().to_string(), "the message is too long");
+        assert!(encode(&Request::ExecPid("x".repeat(LONGEST)), &[]).is_err());
+        assert!(read_request(&mut &framed(r#""Hello""#)[..10]).is_err(), "it ends early");
+        assert!(read_request(&mut [].as_slice()).unwrap().is_none());
+    }
 }

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a client may take to send a request that it has begun.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long nobody new is heard when there are too many already.
+const DEAF: Duration = Duration::from_millis(200);
 /// After how long without anything to do the memory that is free goes back to the kernel.
 const IDLE: Duration = Duration::from_secs(1);
 /// How many ended execs are remembered.
@@ -97,6 +99,8 @@ pub(super) struct Shim {
     signals: SignalFd,
     listener: UnixListener,
     connections: Vec<UnixStream>,
+    /// Until when the listener is left alone.
+    deaf_until: Option<Instant>,
     /// Whether processes may outlive the first one.
     shares_pids: bool,
     /// Tells of memory running out; absent where the kernel does not, and once the cgroup is to go.
@@ -156,6 +160,7 @@ impl Shim {
             signals,
             listener,
             connections: Vec::new(),
+            deaf_until: None,
             shares_pids: pid != NsMode::Private,
             quit: false,
             frozen: false,
@@ -170,7 +175,6 @@ impl Shim {
     /// Serves until the container has ended and everyone knows. `owner` is the hostd that created it.
     pub(super) fn serve(mut self, owner: UnixStream) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
-        owner.set_read_timeout(Some(REQUEST_TIMEOUT))?;
         self.connections.push(owner);
         // The owner's is the first connection until it closes, which it never does before the start.
         // When what was done last has left memory free, and for long enough.
@@ -205,7 +209,9 @@ impl Shim {
 
     fn sweep(&mut self) -> Option<Instant> {
         let deadlines = [self.container.sweep()].into_iter();
-        let deadline = deadlines.chain(self.execs.iter_mut().map(Task::sweep)).flatten().min();
+        self.deaf_until = self.deaf_until.filter(|until| Instant::now() < *until);
+        let deadlines = deadlines.chain(self.execs.iter_mut().map(Task::sweep));
+        let deadline = deadlines.flatten().chain(self.deaf_until).min();
         while self.execs.len() > REMEMBERED {
             let Some(oldest) = self.execs.iter().position(Task::is_done) else { break };
             self.execs.remove(oldest);
@@ -216,9 +222,10 @@ impl Shim {
     /// Waits for something to happen.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<Vec<(Token, PollFlags)>> {
         let mut tokens = vec![Token::Signals, Token::Listener];
+        let hears = if self.deaf_until.is_none() { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::new(&self.listener, hears),
         ];
         if let Some((fd, events)) = self.oom.as_ref().map(OomWatch::interest) {
             tokens.push(Token::Memory);
@@ -283,18 +290,29 @@ impl Shim {
     }
 
     fn accept(&mut self) {
-        while let Ok((connection, _)) = self.listener.accept() {
-            let limit = Some(REQUEST_TIMEOUT);
-            if connection.set_read_timeout(limit).and(connection.set_write_timeout(limit)).is_ok() {
-                self.connections.push(connection);
+        loop {
+            match self.listener.accept() {
+                Ok((connection, _)) => {
+                    if connection.set_write_timeout(Some(REQUEST_TIMEOUT)).is_ok() {
+                        self.connections.push(connection);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Out of descriptors: who waits there keeps the socket ready, and would keep this loop turning.
+                Err(_) => {
+                    self.deaf_until = Some(Instant::now() + DEAF);
+                    return;
+                }
             }
         }
     }
 
     /// Reads one request and answers it.
-    fn serve_connection(&mut self, mut connection: UnixStream) {
-        match wire::read::<Request>(&mut connection) {
-            Ok(Some((request, _))) => self.answer(request, connection),
+    fn serve_connection(&mut self, connection: UnixStream) {
+        let until = Instant::now() + REQUEST_TIMEOUT;
+        match wire::read_request(&mut InTime { stream: &connection, until }) {
+            Ok(Some(Ok(request))) => self.answer(request, connection),
+            Ok(Some(Err(strange))) => self.reply(connection, &Reply::Failed(strange)),
             // As above, before it waited.
             Ok(None) | Err(_) => self.quit |= self.is_waiting() && self.connections.is_empty(),
         }
@@ -302,7 +320,9 @@ impl Shim {
 
     fn answer(&mut self, request: Request, mut connection: UnixStream) {
         let result = match request {
-            Request::Hello => Ok(Reply::Hello { pid: self.pid(), started: !self.is_waiting() }),
+            Request::Hello => {
+                Ok(Reply::Hello { pid: self.pid(), started: !self.is_waiting(), version: wire::VERSION })
+            }
             Request::Start => self.start().map(|()| Reply::Done),
             Request::Kill(signal) => self.maker.kill(signal, &self.container).map(|()| Reply::Done),
             Request::Freeze(frozen) => self.freeze(frozen).map(|()| Reply::Done),
@@ -342,8 +362,12 @@ impl Shim {
                 Ok(Reply::Done)
             }
         };
-        // When the asker is gone there is nobody to keep the connection for.
-        if send(&mut connection, &result.unwrap_or_else(Reply::Failed)).is_ok() {
+        self.reply(connection, &result.unwrap_or_else(Reply::Failed));
+    }
+
+    /// Answers, and keeps the connection for more; when the asker is gone there is nobody to keep it for.
+    fn reply(&mut self, mut connection: UnixStream, reply: &Reply) {
+        if send(&mut connection, reply).is_ok() {
             self.connections.push(connection);
         }
     }
@@ -452,6 +476,23 @@ impl Shim {
                 }
             }
         }
+    }
+}
+
+/// A connection on which a whole request must come in time.
+struct InTime<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl io::Read for InTime<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(into)
     }
 }
 

@@ -5,11 +5,13 @@
 
 mod host;
 mod mounts;
+mod protocol;
 
 use host::*;
 use hostd_runtime::spec::*;
 use hostd_runtime::{Found, Kernel, RuntimeError, SHIM_ARG, Streams, shim_main};
 use mounts::*;
+use protocol::*;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -66,6 +68,9 @@ fn main() {
         a_failed_create_leaves_nothing
         a_root_file_system_may_have_many_layers
         sysctls_and_ulimits_are_set
+        a_shim_outlives_what_it_does_not_understand
+        a_shim_with_too_many_callers_serves_those_it_has
+        a_container_of_an_older_hostd_goes_on
     ];
     if !rustix::process::geteuid().is_root() || !std::path::Path::new("/usr/bin/busybox").exists() {
         println!("skipped: needs root and /usr/bin/busybox");
