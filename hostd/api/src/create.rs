@@ -183,8 +183,6 @@ pub(crate) mod tests {
     #[test]
     fn fields_that_are_not_honoured_are_refused_by_name() {
         for (host, status, name) in [
-            (json!({ "DeviceRequests": [{ "Driver": "nvidia" }] }), 501, "HostConfig.DeviceRequests"),
-            (json!({ "BlkioWeight": 10 }), 501, "HostConfig.BlkioWeight"),
             (json!({ "StorageOpt": { "size": "1G" } }), 501, "HostConfig.StorageOpt"),
             (
                 json!({ "LogConfig": { "Type": "syslog" } }),
