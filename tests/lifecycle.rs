@@ -4,6 +4,7 @@
 
 use e2e::{TestHost, eventually, host, run};
 use serde_json::json;
+use std::io::Read;
 use std::process::Command;
 
 fn docker(host: &TestHost, args: &[&str]) -> e2e::Outcome {
@@ -141,17 +142,24 @@ fn waits_end_when_their_condition_is_met() {
     let host = host!();
     docker(&host, &["create", "--name", "box", "busybox", "sh", "-c", "sleep 0.5; exit 9"]).success();
     assert_eq!(docker(&host, &["wait", "box"]).text(), "0", "it does not run");
+    // The head is there once the wait stands.
     let wait = |condition: &str| {
-        host.api().send("POST", &format!("/containers/box/wait?condition={condition}"), None)
+        let path = format!("/containers/box/wait?condition={condition}");
+        let mut stream = host.api().send("POST", &path, None).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream
     };
-    let (next, removed) = (wait("next-exit").unwrap(), wait("removed").unwrap());
     let code = |mut stream: std::os::unix::net::UnixStream| {
         let mut text = String::new();
-        std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+        stream.read_to_string(&mut text).unwrap();
         text
     };
-    // The heads are there once the waits stand.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let (next, removed) = (wait("next-exit"), wait("removed"));
     docker(&host, &["start", "box"]).success();
     assert!(code(next).contains(r#""StatusCode":9"#));
     docker(&host, &["rm", "box"]).success();
