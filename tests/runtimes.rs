@@ -324,6 +324,11 @@ fn it_is_paused_changed_killed_and_stopped(runtime: &str) {
     let count = || host.docker(["exec", "box", "cat", "/count"]).text();
     let before = count();
     eventually("it to go on", || (count() != before).then_some(()));
+    host.docker(["update", "-m", "64m", "--memory-swap", "128m", "--pids-limit", "50", "box"]).success();
+    let limits = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max 2>/dev/null || \
+                  cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max";
+    host.docker(["exec", "box", "sh", "-c", limits]).success().says("67108864\n50");
+    assert_eq!(host.field("box", "{{.HostConfig.Memory}}"), "67108864");
     host.docker(["kill", "-s", "USR1", "box"]).success();
     eventually("the signal", || host.docker(["logs", "box"]).stdout().contains("usr1").then_some(()));
     host.docker(["stop", "box"]).success();

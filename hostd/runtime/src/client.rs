@@ -199,7 +199,7 @@ impl Container {
     /// # Errors
     /// As [`Cgroup::freeze`].
     pub async fn pause(&self) -> Result<()> {
-        self.done(&Request::Freeze(true)).await
+        self.freeze(true).await
     }
 
     /// Thaws all processes.
@@ -207,7 +207,18 @@ impl Container {
     /// # Errors
     /// As [`Cgroup::thaw`].
     pub async fn unpause(&self) -> Result<()> {
-        self.done(&Request::Freeze(false)).await
+        self.freeze(false).await
+    }
+
+    async fn freeze(&self, frozen: bool) -> Result<()> {
+        let request = Request::Freeze(frozen);
+        if request.since() > self.inner.shim_version && !self.inner.other_runtime {
+            // Older shims left this to hostd.
+            return self
+                .with_cgroup(move |cgroup| if frozen { cgroup.freeze() } else { cgroup.thaw() })
+                .await;
+        }
+        self.done(&request).await
     }
 
     /// Whether its processes are frozen.
