@@ -97,19 +97,10 @@ fn shm_size(fields: &Fields<'_>) -> Result<Option<u64>> {
     })
 }
 
+/// Driver and options; no driver is the daemon's.
 fn log_config(fields: &Fields<'_>) -> Result<(String, std::collections::BTreeMap<String, String>)> {
-    let Some(log) = fields.object("LogConfig")? else {
-        return Ok(("json-file".to_owned(), Default::default()));
-    };
-    let driver = match log.string("Type")?.as_str() {
-        "" | "json-file" => "json-file",
-        "none" => "none",
-        other => {
-            let message = format!("logger: no log driver named '{other}' is registered");
-            return Err(ApiError::bad_request(message));
-        }
-    };
-    Ok((driver.to_owned(), log.string_map("Config")?))
+    let Some(log) = fields.object("LogConfig")? else { return Ok(Default::default()) };
+    Ok((log.string("Type")?, log.string_map("Config")?))
 }
 
 pub(crate) fn restart_policy(fields: &Fields<'_>) -> Result<RestartPolicy> {

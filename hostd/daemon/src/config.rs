@@ -6,7 +6,9 @@ use crate::limits::Limits;
 use crate::listen::Host;
 use crate::remap;
 use crate::settings::{Flags, NamedRuntime, Settings};
-use hostd_engine::{Defaults, Dns, OtherRuntime, RuntimeChoice, SeccompProfile, SecurityDefaults};
+use hostd_engine::{
+    Defaults, Dns, LogDefaults, OtherRuntime, RuntimeChoice, SeccompProfile, SecurityDefaults,
+};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -51,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) runtimes: RuntimeChoice,
     /// Whose ids stand for those of containers, to be looked up at the start.
     pub(crate) userns_remap: Option<String>,
+    /// How containers are logged.
+    pub(crate) log: LogDefaults,
     pub(crate) log_level: LevelFilter,
     /// Containers run on while hostd does not.
     pub(crate) live_restore: bool,
@@ -105,6 +109,10 @@ impl Config {
             shutdown_timeout: shutdown_timeout(settings.shutdown_timeout)?,
             runtimes: runtimes(settings.runtimes, settings.default_runtime)?,
             userns_remap: settings.userns_remap.filter(|user| !user.is_empty()),
+            log: LogDefaults {
+                driver: settings.log_driver.unwrap_or_else(|| "json-file".to_owned()),
+                options: settings.log_opts.into_iter().collect(),
+            },
             log_level: level(settings.log_level.as_deref(), settings.debug.unwrap_or(false))?,
         })
     }
@@ -317,6 +325,7 @@ mod tests {
         .unwrap();
         assert_eq!((config.data_root.to_str(), config.icc), (Some("/d"), false));
         assert_eq!(config.log_level, LevelFilter::DEBUG);
+        assert_eq!(config.log.driver, "json-file");
         assert_eq!((config.labels.len(), config.registry_mirrors.len()), (1, 1));
         assert_eq!(config.pidfile.to_str(), Some("/run/hostd/hostd.pid"));
         assert_eq!((config.live_restore, config.shutdown_timeout), (true, Some(Duration::from_secs(15))));
@@ -342,6 +351,23 @@ mod tests {
         assert_eq!(limits.ulimits, [("nproc".to_owned(), 5, 5)]);
         assert_eq!((limits.shm_size, limits.cgroup_parent.as_str()), (Some(65536), "hostd"));
         assert!(limits.cdi_spec_dirs.is_empty());
+    }
+
+    #[test]
+    fn log_options_come_as_flags_or_as_an_object() {
+        let flags = load(&["--log-driver=local", "--log-opt", "max-size=1m", "--log-opt=max-file=3"], "");
+        let file = load(&[], r#"{"log-driver": "local", "log-opts": {"max-file": "3", "max-size": "1m"}}"#);
+        for config in [flags.unwrap(), file.unwrap()] {
+            let options: Vec<_> =
+                config.log.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            assert_eq!(
+                (config.log.driver.as_str(), options.join(" ")),
+                ("local", "max-file=3 max-size=1m".to_owned())
+            );
+        }
+        let both = load(&["--log-opt=max-size=1m"], r#"{"log-opts": {"max-file": "3"}}"#).unwrap_err();
+        assert!(both.contains("log-opts: (from flag: "), "{both}");
+        assert!(load(&["--log-opt=x"], "").is_err());
     }
 
     #[test]

@@ -181,5 +181,6 @@ fn engine_config(config: &Config) -> EngineConfig {
         },
         live_restore: config.live_restore,
         runtimes: config.runtimes.clone(),
+        log: config.log.clone(),
     }
 }

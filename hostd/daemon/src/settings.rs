@@ -107,6 +107,13 @@ pub(crate) struct Settings {
     /// OCI runtime of containers that ask for none
     #[arg(long, value_name = "NAME")]
     pub(crate) default_runtime: Option<String>,
+    /// Log driver of containers that name none (json-file)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) log_driver: Option<String>,
+    /// Option of that log driver, name=value (can be repeated)
+    #[arg(long = "log-opt", value_name = "OPTION", value_parser = log_option)]
+    #[serde(with = "log_options")]
+    pub(crate) log_opts: Vec<(String, String)>,
     /// Containers run on while hostd does not; otherwise they are stopped along with it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) live_restore: Option<bool>,
@@ -256,6 +263,27 @@ impl Settings {
         let merged =
             merge(set(&flags.settings), set(&file)).map_err(|conflict| failed().because(conflict))?;
         serde_json::from_value(Value::Object(merged)).map_err(|error| failed().because(error))
+    }
+}
+
+fn log_option(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("invalid logging option: {text}")),
+    }
+}
+
+/// Log options are a list of flags, and an object in the file.
+mod log_options {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    pub(super) fn serialize<S: Serializer>(options: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(options.iter().map(|(name, value)| (name, value)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
+        BTreeMap::deserialize(from).map(|options| options.into_iter().collect())
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Info {
     pub data_root: PathBuf,
     /// Labels of the machine.
     pub labels: Vec<String>,
+    /// Log driver of containers that name none.
+    pub logging_driver: String,
     /// Registries spoken to without verification.
     pub insecure_registries: Vec<String>,
     /// Registries asked before Docker Hub.
@@ -121,6 +123,7 @@ impl Engine {
             memory: memory_total(),
             data_root: config.data_root.clone(),
             labels: config.labels.clone(),
+            logging_driver: self.0.config.log.driver.clone(),
             insecure_registries: config.images.insecure_registries.clone(),
             mirrors: config.images.mirrors.clone(),
             warnings,

@@ -78,7 +78,7 @@ pub use images::LoadEvent;
 pub use info::Info;
 pub use lifecycle::Changed;
 pub use list::ListOptions;
-pub use logs::LogOptions;
+pub use logs::{LOG_DRIVERS, LogDefaults, LogOptions};
 pub use machine::Machine;
 pub use networks::Network;
 pub use prune::ImageUsage;
@@ -117,6 +117,8 @@ pub struct EngineConfig {
     pub network: NetworkConfig,
     /// Labels of the machine (`--label`), for `info`.
     pub labels: Vec<String>,
+    /// How containers are logged that do not say how (`--log-driver`, `--log-opt`).
+    pub log: LogDefaults,
     /// Containers run on while no daemon does (`--live-restore`), for `info`.
     pub live_restore: bool,
     /// Where CDI specifications are (`--cdi-spec-dir`), the last one counting most; none switches CDI off.

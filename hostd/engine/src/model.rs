@@ -276,9 +276,9 @@ pub struct HostConfig {
     pub device_cgroup_rules: Vec<String>,
     /// Devices that drivers are to find.
     pub device_requests: Vec<DeviceRequest>,
-    /// `json-file` or `none`.
+    /// One of [`crate::LOG_DRIVERS`], or `none`.
     pub log_driver: String,
-    /// `max-size`, `max-file`.
+    /// What that driver takes.
     pub log_options: BTreeMap<String, String>,
     /// `None`: the default list.
     pub masked_paths: Option<Vec<String>>,

@@ -28,6 +28,7 @@ const UNSEEN: i32 = 255;
 
 pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
     let runtimes = Runtimes::of(&config.runtimes)?;
+    config.log.check()?;
     make_dirs(&config)?;
     let journal = Journal::open(&config.exec_root)?;
     let (db, loaded) = open_db(&config.data_root).await?;

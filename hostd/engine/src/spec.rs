@@ -2,7 +2,7 @@
 
 use crate::Engine;
 use crate::container::Container;
-use crate::create::{LogSetup, SecurityOptions, is_host, is_shareable, security_options, target_container};
+use crate::create::{SecurityOptions, is_host, is_shareable, security_options, target_container};
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerRecord, DeviceRate, MountType, Resources, Status};
 use hostd_image::Snapshot;
@@ -23,6 +23,7 @@ impl Engine {
         net: NetNs,
         user: Option<OwnedFd>,
         snapshot: Snapshot,
+        log: Log,
     ) -> Result<ContainerSpec> {
         let (config, host) = (&record.config, &record.host);
         let SecurityOptions { no_new_privileges, seccomp, apparmor, writable_cgroups } =
@@ -68,12 +69,8 @@ impl Engine {
             init: host.init.unwrap_or(false),
             runtime: self.0.runtimes().find(&host.runtime)?,
             annotations: host.annotations.clone(),
-            log: match LogSetup::read(&host.log_driver, &host.log_options)? {
-                LogSetup::None => Log::None,
-                LogSetup::JsonFile { max_size, max_files } => {
-                    Log::JsonFile { path: PathBuf::from(&record.log_path), max_size, max_files }
-                }
-            },
+            log,
+            scratch: Some(self.container_dir(&record.id)),
         };
         self.give_devices(&host.device_requests, &mut spec)?;
         Ok(spec)

@@ -97,6 +97,7 @@ impl Engine {
 
     /// Namespace, layer, files, container and network, up to the exec of its program.
     async fn build(&self, record: &Arc<ContainerRecord>) -> Result<Run> {
+        let log = self.log_of(record).await?;
         let ((net, user), snapshot) =
             tokio::try_join!(self.namespaces_for(record), self.snapshot_and_files(record))?;
         let (connection, fd) = match net {
@@ -107,7 +108,7 @@ impl Engine {
                 (connect.then_some(netns), NetNs::Fd(copy))
             }
         };
-        let spec = self.spec_of(record, fd, user, snapshot)?;
+        let spec = self.spec_of(record, fd, user, snapshot, log)?;
         let connect = async {
             match &connection {
                 None => Ok(None),

@@ -145,6 +145,7 @@ impl Host {
             defaults: hostd_engine::Defaults::default(),
             live_restore: true,
             runtimes: Default::default(),
+            log: hostd_engine::LogDefaults::default(),
         };
         Engine::open(config).await.unwrap()
     }

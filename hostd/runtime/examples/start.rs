@@ -155,7 +155,8 @@ fn spec(id: String, rootfs: &Path, layer: &Path) -> ContainerSpec {
         apparmor: None,
         writable_cgroups: false,
         init: false,
-        log: Log::None,
+        log: Log::default(),
+        scratch: None,
         runtime: None,
         annotations: BTreeMap::new(),
     }

@@ -34,6 +34,12 @@ pub(crate) fn failed(
 
 /// A failure of create or start in Docker's words.
 pub(crate) fn create_failed(failure: &Failure) -> RuntimeError {
+    if failure.logging {
+        let message = &failure.message;
+        return RuntimeError::Other(format!(
+            "failed to create task for container: failed to initialize logging driver: {message}"
+        ));
+    }
     let message = match failure.whole {
         true => format!("{}: unknown", failure.message),
         false => format!(

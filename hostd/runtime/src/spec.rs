@@ -4,6 +4,7 @@
 pub use hostd_sys::idmap::{Extent, IdMap};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -104,6 +105,9 @@ pub struct ContainerSpec {
     pub init: bool,
     /// Where the shim writes what the process prints.
     pub log: Log,
+    /// Directory, on a disk, for what attached clients have not taken yet; `None`: slow clients are disconnected.
+    #[serde(default)]
+    pub scratch: Option<PathBuf>,
     /// Who builds the container and runs its processes; `None` is hostd's own runtime.
     #[serde(default)]
     pub runtime: Option<OciRuntime>,
@@ -355,19 +359,116 @@ pub struct Ulimit {
 }
 
 /// Where output goes besides attached clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// A file that can be read back: the log itself, or what is kept of one that a service gets.
+    pub file: Option<LogFile>,
+    /// A service.
+    pub service: Option<LogService>,
+    /// How many bytes may wait for the service (without one: for the file); what is more is dropped. `None`: the
+    /// container waits.
+    pub buffer: Option<u64>,
+}
+
+/// A log in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Log {
-    /// Nowhere.
-    None,
-    /// Docker's json-file format: one `{"log":…,"stream":…,"time":…}` a line.
-    JsonFile {
-        /// The file; created 0640, its rotated elders beside it as `.1`, `.2` …
-        path: PathBuf,
-        /// Rotate when it would grow past that many bytes.
-        max_size: Option<u64>,
-        /// How many files to keep, this one included.
-        max_files: u32,
+pub struct LogFile {
+    /// Created 0640, its rotated elders beside it as `.1`, `.2` …
+    pub path: PathBuf,
+    /// What stands in it.
+    pub format: LogFormat,
+    /// Rotate when it would grow past that many bytes.
+    pub max_size: Option<u64>,
+    /// How many files to keep, this one included.
+    pub max_files: u32,
+    /// Compress those that were rotated: `.1.gz`, `.2.gz` …
+    pub compress: bool,
+}
+
+/// Formats of log files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// Docker's json-file: one `{"log":…,"stream":…,"attrs":…,"time":…}` a line.
+    Json {
+        /// A JSON object for each entry; empty for none.
+        attrs: String,
     },
+    /// Docker's `local`: protobuf messages between their lengths.
+    Local,
+}
+
+/// A service that gets a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogService {
+    /// A syslog server.
+    Syslog(Syslog),
+    /// systemd's journal on this machine.
+    Journald(Journald),
+}
+
+/// A syslog server and what it gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Syslog {
+    /// Where it is.
+    pub address: SyslogAddress,
+    /// 0 (`kern`) to 23 (`local7`).
+    pub facility: u8,
+    /// How messages look.
+    pub format: SyslogFormat,
+    /// What they are marked with.
+    pub tag: String,
+    /// Encrypt, over TCP.
+    pub tls: Option<SyslogTls>,
+}
+
+/// Addresses of syslog servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyslogAddress {
+    /// The machine's own, wherever it listens.
+    Local,
+    /// A stream socket.
+    Unix(PathBuf),
+    /// A datagram socket.
+    Unixgram(PathBuf),
+    /// A host; the first address that works.
+    Udp(Vec<SocketAddr>),
+    /// A host; the first address that works.
+    Tcp(Vec<SocketAddr>),
+}
+
+/// Shapes of syslog messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyslogFormat {
+    /// As syslog(3) writes to its socket.
+    Unix,
+    /// RFC 3164.
+    Rfc3164,
+    /// RFC 5424; over TLS with lengths (RFC 5425).
+    Rfc5424,
+    /// RFC 5424 with microseconds.
+    Rfc5424Micro,
+}
+
+/// How a syslog server proves itself, and this machine to it. PEM files, read when a container starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyslogTls {
+    /// Name in its certificate.
+    pub name: String,
+    /// Authority of its certificate; `None`: those that the machine trusts.
+    pub ca: Option<PathBuf>,
+    /// This machine's certificate.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// Whether its certificate is looked at.
+    pub verify: bool,
+}
+
+/// What every message to the journal says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journald {
+    /// Names (capital letters, digits, underscores) and values.
+    pub fields: Vec<(String, String)>,
 }
 
 /// A further process in a running container (`docker exec`).

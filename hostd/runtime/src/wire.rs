@@ -147,11 +147,14 @@ pub(crate) struct Failure {
     /// The message says all, in another runtime's words: nothing of ours is put before it.
     #[serde(default)]
     pub(crate) whole: bool,
+    /// Whether the log could not be set up, which has words of its own.
+    #[serde(default)]
+    pub(crate) logging: bool,
 }
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { code: 0, message: message.into(), whole: false }
+        Self { code: 0, message: message.into(), whole: false, logging: false }
     }
 }
 

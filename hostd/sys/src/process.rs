@@ -44,6 +44,15 @@ pub fn limit_malloc(arenas: i32) {
     let _ = arenas;
 }
 
+/// How many seconds the machine's clock is ahead of UTC at that second since 1970: localtime_r(3).
+pub fn utc_offset(seconds: i64) -> i64 {
+    // SAFETY: all-zero is a valid tm, and both pointers live through the call; it fails for years that no int holds.
+    unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&raw const seconds, &raw mut tm).is_null() { 0 } else { tm.tm_gmtoff }
+    }
+}
+
 /// Gives back to the kernel what an idle process holds for nothing: heap that is free, and the pages of its program that
 /// are mapped because they were run some time. The latter stay in the page cache, and are mapped again by the
 /// sixteen when they are run again.

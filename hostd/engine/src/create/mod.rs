@@ -8,7 +8,7 @@ mod options;
 mod security;
 
 pub(crate) use namespaces::{in_userns, is_host, is_shareable, target_container};
-pub(crate) use options::{LogSetup, parse_extra_host};
+pub(crate) use options::parse_extra_host;
 pub use options::{check_ulimit, parse_size};
 pub use security::{SeccompProfile, SecurityDefaults};
 pub(crate) use security::{SecurityOptions, security_options};
@@ -56,6 +56,7 @@ impl Engine {
         let image = self.0.images.get(&request.config.image)?;
         check_platform(&request.config.image, request.platform.as_ref(), &image)?;
         let mut host = request.host;
+        self.0.config.log.fill_in(&mut host);
         let config = merge::merge(request.config, &image.config)?;
         let args = merge::args(&config)?;
         let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;

@@ -4,11 +4,11 @@ use super::limits::{self, Purpose};
 use super::namespaces::target_container;
 use super::{namespaces, security};
 use crate::error::{EngineError, Result};
+use crate::logs::Setup;
 use crate::machine::Machine;
 use crate::model::{ContainerConfig, HostConfig, RestartPolicy};
 use crate::runtimes::Runtimes;
 use crate::{Defaults, health, signals};
-use std::collections::BTreeMap;
 
 pub(super) fn refuse<T>(message: impl Into<String>) -> Result<T> {
     Err(EngineError::invalid(message))
@@ -33,7 +33,7 @@ pub(super) fn check(
     check_sysctls(host)?;
     check_ulimits(host)?;
     check_devices(host)?;
-    LogSetup::read(&host.log_driver, &host.log_options)?;
+    Setup::read(&host.log_driver, &host.log_options)?;
     if host.auto_remove && host.restart_policy != RestartPolicy::No {
         return refuse("can't create 'AutoRemove' container with restart policy");
     }
@@ -287,52 +287,6 @@ fn check_devices(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
-/// How a container's output is logged.
-#[derive(Debug, PartialEq)]
-pub(crate) enum LogSetup {
-    None,
-    JsonFile { max_size: Option<u64>, max_files: u32 },
-}
-
-impl LogSetup {
-    pub(crate) fn read(driver: &str, options: &BTreeMap<String, String>) -> Result<Self> {
-        match driver {
-            "none" => Ok(Self::None),
-            "json-file" => Self::json_file(options),
-            other => refuse(format!("logger: no log driver named '{other}' is registered")),
-        }
-    }
-
-    fn json_file(options: &BTreeMap<String, String>) -> Result<Self> {
-        let (mut max_size, mut max_files) = (None, 1);
-        for (key, value) in options {
-            match key.as_str() {
-                "max-size" => {
-                    let size = parse_size(value)
-                        .ok_or_else(|| EngineError::invalid(format!("invalid size: '{value}'")))?;
-                    max_size = (size > 0).then_some(size);
-                }
-                "max-file" => {
-                    max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(|| {
-                        EngineError::invalid(format!(
-                            "max-file must be a number greater than zero, not {value:?}"
-                        ))
-                    })?;
-                }
-                "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
-                | "max-buffer-size" => {
-                    return unsupported("HostConfig.LogConfig.Config", key);
-                }
-                other => return refuse(format!("unknown log opt '{other}' for json-file log driver")),
-            }
-        }
-        if max_files > 1 && max_size.is_none() {
-            return refuse("max-file cannot be set without max-size");
-        }
-        Ok(Self::JsonFile { max_size, max_files })
-    }
-}
-
 /// `10m`, `64k`, `1g`, `512`, with or without a `b` behind.
 pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
@@ -352,32 +306,8 @@ pub fn parse_size(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn options(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
-    #[test]
-    fn log_options_are_read_or_refused() {
-        let read = |pairs: &[(&str, &str)]| LogSetup::read("json-file", &options(pairs));
-        assert_eq!(
-            read(&[("max-size", "10m"), ("max-file", "3")]).unwrap(),
-            LogSetup::JsonFile { max_size: Some(10 << 20), max_files: 3 }
-        );
-        assert_eq!(read(&[]).unwrap(), LogSetup::JsonFile { max_size: None, max_files: 1 });
-        assert_eq!(
-            read(&[("max-size", "1.5k")]).unwrap(),
-            LogSetup::JsonFile { max_size: Some(1536), max_files: 1 }
-        );
-        for bad in [
-            [("max-size", "big")],
-            [("max-file", "0")],
-            [("max-file", "2")],
-            [("colour", "red")],
-            [("tag", "x")],
-        ] {
-            assert!(read(&bad).is_err(), "{bad:?}");
-        }
-        assert!(LogSetup::read("syslog", &options(&[])).is_err());
     }
 
     #[test]

@@ -1,13 +1,22 @@
-//! One line of a json-file log to what the client gets, without a JSON parser: this is where the time goes when a
-//! log is long.
+//! One entry of a log to what the client gets, without a JSON parser: this is where the time goes when a log is long.
 
 use super::LogOptions;
+use super::entry::{self, Entry, Text};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 /// `2026-01-02T03:04:05.000000000Z`: fixed width, so that times compare as text.
 const TIME_LEN: usize = 30;
 type Time = [u8; TIME_LEN];
+
+/// Formats of log files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Docker's json-file.
+    Json,
+    /// Docker's `local`.
+    Local,
+}
 
 /// What the client wants of each line.
 #[derive(Clone, Debug)]
@@ -17,6 +26,7 @@ pub(super) struct Wanted {
     since: Option<Time>,
     until: Option<Time>,
     timestamps: bool,
+    details: bool,
     framed: bool,
 }
 
@@ -28,8 +38,13 @@ impl Wanted {
             since: options.since.and_then(fixed),
             until: options.until.and_then(fixed),
             timestamps: options.timestamps,
+            details: options.details,
             framed,
         }
+    }
+
+    fn needs_time(&self) -> bool {
+        self.timestamps || self.since.is_some() || self.until.is_some()
     }
 }
 
@@ -38,19 +53,11 @@ fn fixed(at: OffsetDateTime) -> Option<Time> {
     at.to_offset(time::UtcOffset::UTC).format(&format).ok()?.into_bytes().try_into().ok()
 }
 
-/// Turns lines into the client's bytes.
+/// Turns entries into the client's bytes.
 pub(super) struct Decoder {
     wanted: Wanted,
     /// Whether the last piece of stdout, stderr did not end its line.
     partial: [bool; 2],
-}
-
-/// A line, taken apart; `log` is still escaped.
-struct Line<'a> {
-    log: &'a [u8],
-    escaped: bool,
-    stderr: bool,
-    time: &'a [u8],
 }
 
 impl Decoder {
@@ -58,19 +65,43 @@ impl Decoder {
         Self { wanted, partial: [false; 2] }
     }
 
-    /// Appends what `line` gives; `false` once it is beyond what is wanted.
-    pub(super) fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> bool {
-        // A line that is none (torn by a crash) is passed over.
-        let Some(line) = parse(line) else { return true };
+    /// Appends what the entries at the start of `data` give, until `out` holds `enough`: how many bytes these were, and
+    /// whether to go on. An entry that is not whole stays.
+    pub(super) fn entries(
+        &mut self,
+        format: Format,
+        data: &[u8],
+        out: &mut Vec<u8>,
+        enough: usize,
+    ) -> (usize, bool) {
+        let mut at = 0;
+        while out.len() < enough
+            && let Some((entry, length)) = entry::first(format, &data[at..])
+        {
+            at += length;
+            // What is none (torn by a crash) is passed over.
+            if let Some(entry) = entry
+                && !self.entry(&entry, out)
+            {
+                return (at, false);
+            }
+        }
+        (at, true)
+    }
+
+    /// Appends what `entry` gives; `false` once it is beyond what is wanted.
+    fn entry(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) -> bool {
         let wanted = &self.wanted;
-        let time =
-            (wanted.timestamps || wanted.since.is_some() || wanted.until.is_some()).then(|| pad(line.time));
+        let time = wanted.needs_time().then(|| match entry.time {
+            entry::Time::Text(text) => pad(text),
+            entry::Time::Nanos(nanos) => from_nanos(nanos),
+        });
         if let (Some(until), Some(time)) = (&wanted.until, &time)
             && time > until
         {
             return false;
         }
-        if !(if line.stderr { wanted.stderr } else { wanted.stdout }) {
+        if !(if entry.stderr { wanted.stderr } else { wanted.stdout }) {
             return true;
         }
         if let (Some(since), Some(time)) = (&wanted.since, &time)
@@ -80,17 +111,25 @@ impl Decoder {
         }
         let header = out.len();
         if wanted.framed {
-            out.extend_from_slice(&[1 + u8::from(line.stderr), 0, 0, 0, 0, 0, 0, 0]);
+            out.extend_from_slice(&[1 + u8::from(entry.stderr), 0, 0, 0, 0, 0, 0, 0]);
         }
-        let continues = &mut self.partial[usize::from(line.stderr)];
-        if let (true, false, Some(time)) = (wanted.timestamps, *continues, &time) {
-            out.extend_from_slice(time);
-            out.push(b' ');
+        let continues = &mut self.partial[usize::from(entry.stderr)];
+        if !*continues {
+            if let (true, Some(time)) = (wanted.timestamps, &time) {
+                out.extend_from_slice(time);
+                out.push(b' ');
+            }
+            if wanted.details {
+                details(entry.attrs, out);
+                out.push(b' ');
+            }
         }
-        if line.escaped {
-            unescape(line.log, out);
-        } else {
-            out.extend_from_slice(line.log);
+        match entry.text {
+            Text::Plain(text) => out.extend_from_slice(text),
+            Text::Escaped(text) => unescape(text, out),
+        }
+        if entry.newline {
+            out.push(b'\n');
         }
         *continues = out.last() != Some(&b'\n');
         if wanted.framed {
@@ -101,54 +140,32 @@ impl Decoder {
     }
 }
 
-/// The fields of `{"log":"…","stream":"…","time":"…"}`, in any order, others passed over.
-fn parse(line: &[u8]) -> Option<Line<'_>> {
-    let mut parsed = Line { log: b"", escaped: false, stderr: false, time: b"" };
-    let mut rest = line.strip_prefix(b"{")?;
-    loop {
-        let (key, _, after) = string(rest)?;
-        rest = after.strip_prefix(b":")?;
-        if rest.first() == Some(&b'"') {
-            let (value, escaped, after) = string(rest)?;
-            match key {
-                b"log" => (parsed.log, parsed.escaped) = (value, escaped),
-                b"stream" => parsed.stderr = value == b"stderr",
-                b"time" => parsed.time = value,
-                _ => {}
-            }
-            rest = after;
-        } else {
-            // `attrs` is the one field that is no string, and comes last but for `time`.
-            let end = rest.iter().position(|byte| *byte == b'}')?;
-            rest = &rest[end + 1..];
+/// `a=b,c=d`, in the order of names, percent-encoded as Go does.
+fn details(attrs: &[u8], out: &mut Vec<u8>) {
+    let attrs: std::collections::BTreeMap<String, String> = serde_json::from_slice(attrs).unwrap_or_default();
+    for (n, (key, value)) in attrs.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
         }
-        match rest.split_first()? {
-            (b',', after) => rest = after,
-            (b'}', _) => return Some(parsed),
-            _ => return None,
-        }
+        query_escape(key, out);
+        out.push(b'=');
+        query_escape(value, out);
     }
 }
 
-/// A string at the start of `text`: its inside, whether it holds escapes, and what follows.
-fn string(text: &[u8]) -> Option<(&[u8], bool, &[u8])> {
-    let text = text.strip_prefix(b"\"")?;
-    let (mut at, mut escaped) = (0, false);
-    loop {
-        at += text[at..].iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
-        if text[at] == b'"' {
-            return Some((&text[..at], escaped, &text[at + 1..]));
-        }
-        escaped = true;
-        at += 2;
-        if at > text.len() {
-            return None;
+fn query_escape(text: &str, out: &mut Vec<u8>) {
+    for byte in text.bytes() {
+        match byte {
+            b' ' => out.push(b'+'),
+            b'-' | b'_' | b'.' | b'~' => out.push(byte),
+            _ if byte.is_ascii_alphanumeric() => out.push(byte),
+            _ => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
         }
     }
 }
 
 fn unescape(mut text: &[u8], out: &mut Vec<u8>) {
-    while let Some(at) = text.iter().position(|byte| *byte == b'\\') {
+    while let Some(at) = memchr::memchr(b'\\', text) {
         out.extend_from_slice(&text[..at]);
         let Some(&code) = text.get(at + 1) else { return };
         text = &text[at + 2..];
@@ -192,18 +209,24 @@ fn pad(time: &[u8]) -> Time {
     fixed
 }
 
+fn from_nanos(nanos: u64) -> Time {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos)).ok();
+    at.and_then(fixed).unwrap_or(*b"1970-01-01T00:00:00.000000000Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn decode(options: &LogOptions, framed: bool, lines: &[&str]) -> String {
-        let mut decoder = Decoder::new(Wanted::new(options, framed));
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let mut out = Vec::new();
-        for line in lines {
-            if !decoder.line(line.as_bytes(), &mut out) {
-                break;
-            }
-        }
+        Decoder::new(Wanted::new(options, framed)).entries(
+            Format::Json,
+            text.as_bytes(),
+            &mut out,
+            usize::MAX,
+        );
         String::from_utf8(out).unwrap()
     }
 
@@ -215,7 +238,7 @@ mod tests {
         r#"{"log":"one\n","stream":"stdout","time":"2026-01-02T03:04:05.1Z"}"#,
         r#"{"log":"half ","stream":"stdout","time":"2026-01-02T03:04:06Z"}"#,
         r#"{"log":"err\n","stream":"stderr","time":"2026-01-02T03:04:07.123456789Z"}"#,
-        r#"{"log":"whole\n","stream":"stdout","attrs":{"a":"b"},"time":"2026-01-02T03:04:08Z"}"#,
+        r#"{"log":"whole\n","stream":"stdout","attrs":{"b":"} x&","a":"1"},"time":"2026-01-02T03:04:08Z"}"#,
     ];
 
     #[test]
@@ -240,6 +263,17 @@ mod tests {
     }
 
     #[test]
+    fn details_come_as_docker_writes_them() {
+        let options = LogOptions { details: true, ..both() };
+        assert_eq!(decode(&options, false, &LINES[2..]), " err\na=1,b=%7D+x%26 whole\n");
+        let options = LogOptions { timestamps: true, ..options };
+        assert_eq!(
+            decode(&options, false, &LINES[3..]),
+            "2026-01-02T03:04:08.000000000Z a=1,b=%7D+x%26 whole\n"
+        );
+    }
+
+    #[test]
     fn since_and_until_cut() {
         let at = |text: &str| {
             Some(OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).unwrap())
@@ -258,5 +292,15 @@ mod tests {
         for torn in ["", "{", "{\"log\":\"abc", "{\"log\":\"a\\", "null", "{\"log\":\"a\"", "{\"log\":1"] {
             assert_eq!(decode(&both(), false, &[torn]), "", "{torn}");
         }
+    }
+
+    #[test]
+    fn what_is_not_whole_stays() {
+        let text = format!("{}\n{}", LINES[0], LINES[1]);
+        let mut decoder = Decoder::new(Wanted::new(&both(), false));
+        let mut out = Vec::new();
+        let read = decoder.entries(Format::Json, text.as_bytes(), &mut out, usize::MAX);
+        assert_eq!((read, &out[..]), ((LINES[0].len() + 1, true), &b"one\n"[..]));
+        assert_eq!(decoder.entries(Format::Json, text.as_bytes(), &mut out, 1), (0, true));
     }
 }

@@ -1,23 +1,34 @@
-//! Reading a container's log: the json-file that its shim writes, and the rotated elders beside it.
+//! Logs: which drivers there are and what they take (`options`, `tag`, `setup`), and reading a container's log.
 //!
-//! A task reads in large steps on a thread that may block, decodes (`decode`), and hands chunks to the client's stream;
-//! it never runs ahead of the client by more than a few chunks. Following is inotify on the log's directory, set up before the
-//! first read, so that nothing slips between; it ends with the run.
+//! What is read is the file that the container's shim writes, json-file or `local`, with its rotated elders (`files`); of
+//! a log that a service gets, the cache that is kept beside. A task reads in large steps on a thread that may block,
+//! decodes (`entry`, `decode`), and hands chunks to the client's stream; it never runs ahead of the client by more than
+//! a few chunks. Following is inotify on the log's directory, set up before the first read, so that nothing slips
+//! between; as with Docker it ends with the run, also where a restart follows.
 
 mod decode;
+mod entry;
+mod files;
+mod options;
 mod reader;
+mod setup;
+mod tag;
+
+pub use options::LOG_DRIVERS;
+pub(crate) use options::Setup;
+pub use setup::LogDefaults;
 
 use crate::Engine;
 use crate::container::Container;
 use crate::error::{EngineError, Result, io, joined};
+use crate::model::Status;
 use bytes::Bytes;
-use decode::Wanted;
+use decode::{Format, Wanted};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use reader::{Reader, Step};
 use rustix::fs::inotify;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::io::unix::AsyncFd;
@@ -38,7 +49,7 @@ pub struct LogOptions {
     pub until: Option<OffsetDateTime>,
     /// Put the time before each line.
     pub timestamps: bool,
-    /// Put attributes of the log before each line; this driver has none.
+    /// Put the attributes of the log before each line.
     pub details: bool,
     /// The last lines only.
     pub tail: Option<usize>,
@@ -59,20 +70,16 @@ impl Engine {
         if !(options.stdout || options.stderr) {
             return Err(EngineError::invalid("Bad parameters: you must choose at least one stream"));
         }
-        if record.log_path.is_empty() {
+        let Some((path, format)) = setup::readable(&record, &self.container_dir(&container.id))? else {
             return Err(EngineError::unsupported("configured logging driver does not support reading"));
-        }
+        };
         let tty = record.config.tty;
         let (chunks, stream) = mpsc::channel(CHUNKS);
-        let follow = if options.follow && record.state.status.is_up() {
-            Some(Follow::new(&container, Path::new(&record.log_path), options.until)?)
-        } else {
-            None
-        };
+        let follow = if options.follow { Follow::new(&container, &path, options.until)? } else { None };
         let wanted = Wanted::new(&options, !tty);
-        let (path, tail) = (PathBuf::from(&record.log_path), options.tail);
+        let tail = options.tail;
         tokio::spawn(async move {
-            if let Err(error) = send(path, tail, wanted, follow, &chunks).await {
+            if let Err(error) = send(path, format, tail, wanted, follow, &chunks).await {
                 let _ = chunks.send(Err(error)).await;
             }
         });
@@ -85,14 +92,16 @@ impl Engine {
 /// Reads until there is no more, or the client is gone.
 async fn send(
     path: PathBuf,
+    format: Format,
     tail: Option<usize>,
     wanted: Wanted,
     mut follow: Option<Follow>,
     chunks: &mpsc::Sender<Result<Bytes>>,
 ) -> Result<()> {
     let label = format!("cannot read the log {}", path.display());
-    let opened =
-        tokio::task::spawn_blocking(move || Reader::open(&path, tail, wanted)).await.map_err(joined)?;
+    let opened = tokio::task::spawn_blocking(move || Reader::open(&path, format, tail, wanted))
+        .await
+        .map_err(joined)?;
     let mut reader = opened.map_err(io(label.clone()))?;
     let mut last_round = follow.is_none();
     loop {
@@ -104,9 +113,11 @@ async fn send(
         .map_err(joined)?;
         reader = back;
         match step.map_err(io(label.clone()))? {
-            Step::Chunk(bytes) => {
-                if !bytes.is_empty() && chunks.send(Ok(bytes)).await.is_err() {
-                    return Ok(());
+            Step::Chunks(step) => {
+                for bytes in step.into_iter().filter(|bytes| !bytes.is_empty()) {
+                    if chunks.send(Ok(bytes)).await.is_err() {
+                        return Ok(());
+                    }
                 }
             }
             Step::Over => return Ok(()),
@@ -124,15 +135,22 @@ async fn send(
 
 /// Tells when there may be more to read.
 struct Follow {
-    container: Arc<Container>,
+    /// As it was when the run was found running.
+    runs: u64,
     ends: tokio::sync::watch::Receiver<crate::container::Ends>,
     inotify: AsyncFd<OwnedFd>,
     until: Option<OffsetDateTime>,
 }
 
 impl Follow {
-    fn new(container: &Arc<Container>, log: &Path, until: Option<OffsetDateTime>) -> Result<Self> {
+    /// `None` where the container does not run.
+    fn new(container: &Container, log: &Path, until: Option<OffsetDateTime>) -> Result<Option<Self>> {
         use inotify::{CreateFlags, WatchFlags};
+        let mut ends = container.ends.subscribe();
+        let runs = ends.borrow_and_update().count;
+        if !matches!(container.record().state.status, Status::Running | Status::Paused) {
+            return Ok(None);
+        }
         let dir = log.parent().unwrap_or(Path::new("/"));
         // Its successor is unsafe because a type may lie about its descriptor; `OwnedFd` does not.
         #[expect(deprecated)]
@@ -142,12 +160,12 @@ impl Follow {
             AsyncFd::new(fd)
         };
         let inotify = watch().map_err(io(format!("cannot watch {}", dir.display())))?;
-        Ok(Self { container: Arc::clone(container), ends: container.ends.subscribe(), inotify, until })
+        Ok(Some(Self { runs, ends, inotify, until }))
     }
 
     /// Waits; `false` when what is there now is the last of it.
     async fn more(&mut self) -> bool {
-        if !self.container.record().state.status.is_up() {
+        if self.ends.borrow().count != self.runs {
             return false;
         }
         let left = self.until.map_or(Duration::MAX, |until| {
@@ -161,8 +179,7 @@ impl Follow {
                 ready.clear_ready();
                 true
             }
-            // A restart policy's next run goes on in the same log.
-            changed = self.ends.changed() => changed.is_ok() && self.container.record().state.status.is_up(),
+            changed = self.ends.changed() => changed.is_ok() && self.ends.borrow().count == self.runs,
             () = tokio::time::sleep(left) => false,
         }
     }

@@ -75,6 +75,7 @@ impl Config<'_> {
             no_shm: _,
             init: _,
             log: _,
+            scratch: _,
             runtime: _,
             annotations,
         } = self.spec;

@@ -141,7 +141,7 @@ pub(super) fn failure(words: &str) -> Failure {
     let message = words
         .replace("No such file or directory", "no such file or directory")
         .replace("Permission denied", "permission denied");
-    Failure { code: exit_code(&message), message, whole: true }
+    Failure { code: exit_code(&message), whole: true, ..Failure::new(message) }
 }
 
 /// The exit code that Docker reads out of such words: 127 not found, 126 not executable, 0 anything else.

@@ -1,18 +1,18 @@
 //! Cloning the container's first process, and further ones: hostd's own runtime.
 
 use super::call::Caller;
-use super::log::JsonLog;
+use super::log::Logger;
 use super::maker::Maker;
 use super::other;
 use super::pins::{LayerLock, Pins};
 use super::server::{Shim, Task};
-use super::streams::ProcessStreams;
+use super::streams::{CHUNK, ProcessStreams};
 use crate::capabilities::CapSet;
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::container::program::{self, Privileges};
 use crate::container::remapped::FORKED;
 use crate::container::{self, ExecSetup, GO, READY, START, Setup, Stdio};
-use crate::spec::{ContainerSpec, ExecSpec, IdMap, Log, NetNs, NsMode, Stdin, Ulimit};
+use crate::spec::{ContainerSpec, ExecSpec, IdMap, NetNs, NsMode, Stdin, Ulimit};
 use crate::wire::{self, Attempt, Create, Doing, Failure, chain};
 use crate::{Kernel, Streams};
 use hostd_sys::fork::{Cloned, SingleThreaded, clone_process};
@@ -114,7 +114,7 @@ fn first_process(
     let proof = SingleThreaded::verify().doing(|| "fork".into())?;
     // Before the clone: a child that ends at once must not be missed.
     let signals = super::server::child_signals()?;
-    let log = open_log(&spec.log)?;
+    let log = Logger::open(&spec.log, proof)?;
     let (mut streams, stdio) = if spec.tty {
         (ProcessStreams::default(), Stdio::Terminal(spec.console_size))
     } else {
@@ -188,6 +188,7 @@ fn first_process(
     }
     streams.stdin_once = spec.stdin == Stdin::Once;
     streams.log = log;
+    streams.scratch.clone_from(&spec.scratch);
     let container = Task::new(spec.id, pid, pidfd, streams);
     let maker = Own { privileged, proof, sync: Some(sync) };
     Ok(Shim::new(container, cgroup.clone(), Box::new(maker), signals, listener, pins, spec.namespaces.pid))
@@ -271,16 +272,6 @@ fn exec(
     streams.stdin_once = true;
     await_exec(&sync)?;
     Ok(Task::new(spec.id.clone(), pid, pidfd, streams))
-}
-
-/// Opens the log, where there is to be one.
-pub(super) fn open_log(log: &Log) -> Attempt<Option<JsonLog>> {
-    match log {
-        Log::None => Ok(None),
-        Log::JsonFile { path, max_size, max_files } => JsonLog::open(path, *max_size, *max_files)
-            .map(Some)
-            .doing(|| format!("open the log {}", path.display())),
-    }
 }
 
 /// Leaves the child of a fork with what it needs.
@@ -441,6 +432,10 @@ fn pipe_or_null(wanted: bool, process_reads: bool) -> Attempt<(OwnedFd, Option<O
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
     let (theirs, ours) = if process_reads { (read, write) } else { (write, read) };
     rustix::io::ioctl_fionbio(&ours, true).doing(doing)?;
+    if !process_reads {
+        // Fewer turns between the two; where there is a limit below it, a pipe as usual will do.
+        let _ = rustix::pipe::fcntl_setpipe_size(&ours, CHUNK);
+    }
     Ok((theirs, Some(ours)))
 }
 

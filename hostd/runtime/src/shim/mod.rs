@@ -7,6 +7,7 @@
 //! started ends with the connection to the hostd that created it.
 
 mod call;
+mod clients;
 mod create;
 mod log;
 mod maker;

@@ -12,7 +12,8 @@
 //! whatever dies. A call keeps the shim from everything else for as long as it takes: some tens of milliseconds.
 
 use super::call::{Caller, Given, failure, kill_children, left_in, written};
-use super::create::{open_log, own_part, pipes, terminal};
+use super::create::{own_part, pipes, terminal};
+use super::log::Logger;
 use super::maker::Maker;
 use super::pins::{LayerLock, Pins};
 use super::server::{Shim, Task};
@@ -72,7 +73,7 @@ pub(super) fn create(mut spec: ContainerSpec, setting: Setting) -> Attempt<Shim>
     let Setting { caller, caps, kernel, cgroup, cgroup_path, listener } = setting;
     // Before anything is started: a child that ends at once must not be missed.
     let signals = super::server::child_signals()?;
-    let log = open_log(&spec.log)?;
+    let log = Logger::open(&spec.log, SingleThreaded::verify().doing(|| "fork".into())?)?;
     let other = Other {
         caller,
         id: spec.id.clone(),
@@ -99,6 +100,7 @@ pub(super) fn create(mut spec: ContainerSpec, setting: Setting) -> Attempt<Shim>
     })?;
     streams.stdin_once = spec.stdin == Stdin::Once;
     streams.log = log;
+    streams.scratch.clone_from(&spec.scratch);
     let container = Task::new(spec.id, pid, pidfd, streams);
     Ok(Shim::new(container, cgroup, Box::new(other), signals, listener, pins, spec.namespaces.pid))
 }
@@ -159,12 +161,12 @@ impl Other {
         };
         let given = Given { own_mounts: true, keep: netns.map(AsFd::as_fd), ..Given::default() };
         self.process("create", &command, wanted, given, prepare).map_err(|failure| match failure {
-            Failure { whole: true, message, code } => Failure {
+            failure if failure.whole => Failure {
                 message: format!(
-                    "failed to create task for container: failed to create shim task: {message}"
+                    "failed to create task for container: failed to create shim task: {}",
+                    failure.message
                 ),
-                code,
-                whole: true,
+                ..failure
             },
             own => own,
         })
@@ -308,16 +310,16 @@ struct Wanted {
 /// What failed, in Docker's words around the runtime's; what the runtime said into the process's stderr where it
 /// said nothing else.
 fn in_words(what: &str, failure: Failure, streams: &ProcessStreams) -> Failure {
-    let Failure { code, message, whole } = failure;
-    if !whole {
-        return Failure { code, message, whole };
+    if !failure.whole {
+        return failure;
     }
+    let message = &failure.message;
     let more = match streams.stderr() {
         Some(pipe) if message.contains(" did not terminate successfully") => left_in(pipe),
         _ => String::new(),
     };
     let colon = if more.is_empty() { "" } else { ": " };
-    Failure { code, message: format!("OCI runtime {what} failed: {message}{colon}{more}"), whole }
+    Failure { message: format!("OCI runtime {what} failed: {message}{colon}{more}"), ..failure }
 }
 
 /// Makes the working directory where it is missing and no mount will bring it.

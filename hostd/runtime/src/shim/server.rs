@@ -35,7 +35,7 @@ pub(super) struct Task {
     id: String,
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
-    streams: ProcessStreams,
+    pub(super) streams: ProcessStreams,
     exit: Option<ExitRecord>,
     ended: Option<Instant>,
     waiters: Vec<UnixStream>,
@@ -188,6 +188,8 @@ impl Shim {
             if !ready.is_empty() {
                 tidy_at = Some(Instant::now() + IDLE);
             } else if tidy_at.is_some_and(|at| Instant::now() >= at) {
+                self.container.streams.rest();
+                self.execs.iter_mut().for_each(|task| task.streams.rest());
                 hostd_sys::fork::trim_heap();
                 tidy_at = None;
             }
@@ -398,7 +400,8 @@ impl Shim {
     fn attach(&mut self, mut connection: UnixStream, wants: Streams) {
         if send(&mut connection, &Reply::Done).is_ok() {
             // One that cannot be attached is closed, which its client reads as the end.
-            let _ = self.container.streams.attach(connection, wants);
+            let owner = !self.started;
+            let _ = self.container.streams.attach(connection, wants, owner);
         }
     }
 
@@ -406,7 +409,8 @@ impl Shim {
         let answered = send(&mut connection, &Reply::ExecIs { pid: task.pid }).is_ok();
         match attach {
             Some(wants) if answered => {
-                let _ = task.streams.attach(connection, wants);
+                task.streams.scratch.clone_from(&self.container.streams.scratch);
+                let _ = task.streams.attach(connection, wants, true);
             }
             _ => self.connections.push(connection),
         }
@@ -452,6 +456,10 @@ impl Shim {
         self.container.drain();
         if let Err(error) = crate::state::write_exit(".".as_ref(), &record) {
             eprintln!("hostd shim: cannot write exit.json: {error}");
+        }
+        // Who is told of the end may read the log.
+        if self.container.streams.outputs_ended() {
+            self.container.streams.finish_log();
         }
         self.container.tell(record);
         self.maker.ended();

@@ -1,30 +1,28 @@
 //! A process's stdio as the shim sees it: what it prints goes to the log and to every attached client, what
 //! clients write goes to its stdin.
 //!
-//! Nothing is read from the process while a client has not taken what it was sent before: a slow client
-//! holds the process back, as with Docker, and costs at most one buffer. One that takes nothing at all for
-//! [`STALLED`] is disconnected, so that a forgotten client cannot stop a container for ever.
+//! Nothing is read from the process while a client has not taken a chunk that it was sent, for as long as `clients`
+//! says, or while the log has to be waited for.
 //!
 //! End of file tells a client that the process has ended: it may ask for the exit status at once. So it is
 //! held back until the process is reaped; but for no longer than [`HOLD`] where it is not about to end, as a
 //! process may close its outputs and go on.
 
-use super::log::JsonLog;
+use super::clients::Client;
+use super::log::Logger;
 use crate::Streams;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// After how long a client that takes nothing is disconnected.
-pub(super) const STALLED: Duration = Duration::from_secs(60);
 
 /// How long the end of all output is kept from clients while the process has not ended.
 const HOLD: Duration = Duration::from_millis(100);
 
-/// Most that is read from a process at once; also what a pipe holds.
-const CHUNK: usize = 64 << 10;
+/// Most that is read from a process at once; also what a pipe to it holds.
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// One process's streams.
 #[derive(Debug, Default)]
@@ -35,8 +33,12 @@ pub(super) struct ProcessStreams {
     pub(super) terminal: bool,
     /// Close stdin when a client that may write leaves or ends its half.
     pub(super) stdin_once: bool,
-    pub(super) log: Option<JsonLog>,
+    pub(super) log: Option<Logger>,
+    /// Where what clients have not taken may wait.
+    pub(super) scratch: Option<PathBuf>,
     clients: Vec<Client>,
+    /// What is read goes through here; empty when nothing was printed for a while.
+    buffer: Vec<u8>,
     /// What a client wrote and the process has not taken yet.
     unread: Vec<u8>,
     /// Close stdin once `unread` is gone.
@@ -47,27 +49,13 @@ pub(super) struct ProcessStreams {
     closing: bool,
 }
 
-#[derive(Debug)]
-struct Client {
-    socket: UnixStream,
-    wants: Streams,
-    /// What it was sent and has not taken, from `taken` on.
-    queue: Vec<u8>,
-    taken: usize,
-    /// When it last took something (or had nothing to take).
-    progress: Instant,
-    input_open: bool,
-    /// Whether it was told that there is no more output; it may still write.
-    output_ended: bool,
-    gone: bool,
-}
-
 /// What a descriptor in the poll set belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
     Output(usize),
     Stdin,
     Client(usize),
+    Log,
 }
 
 impl ProcessStreams {
@@ -91,19 +79,15 @@ impl ProcessStreams {
         self.outputs[1].as_ref().map(AsFd::as_fd)
     }
 
-    pub(super) fn attach(&mut self, socket: UnixStream, wants: Streams) -> std::io::Result<()> {
-        socket.set_nonblocking(true)?;
-        self.clients.push(Client {
-            socket,
-            wants,
-            queue: Vec::new(),
-            taken: 0,
-            progress: Instant::now(),
-            input_open: true,
-            output_ended: false,
-            gone: false,
-        });
+    /// Adds a client. An `owner` may hold the process back.
+    pub(super) fn attach(&mut self, socket: UnixStream, wants: Streams, owner: bool) -> std::io::Result<()> {
+        self.clients.push(Client::new(socket, wants, owner)?);
         Ok(())
+    }
+
+    /// Gives back the memory that only serves a process that prints.
+    pub(super) fn rest(&mut self) {
+        self.buffer = Vec::new();
     }
 
     /// Whether there is nothing more to do: the outputs ended and every client has all.
@@ -117,7 +101,9 @@ impl ProcessStreams {
 
     /// Adds what is to be waited for.
     pub(super) fn poll<'a>(&'a self, mut add: impl FnMut(PollFd<'a>, Source)) {
-        if self.clients.iter().all(|client| client.queue.is_empty()) {
+        let held_back =
+            self.clients.iter().any(Client::holds_back) || self.log.as_ref().is_some_and(Logger::holds_back);
+        if !held_back {
             for (at, output) in self.outputs.iter().enumerate() {
                 if let Some(fd) = output {
                     add(PollFd::new(fd, PollFlags::IN), Source::Output(at));
@@ -127,24 +113,20 @@ impl ProcessStreams {
         if let Some(fd) = self.stdin.as_ref().filter(|_| !self.unread.is_empty()) {
             add(PollFd::new(fd, PollFlags::OUT), Source::Stdin);
         }
+        if let Some(fd) = self.log.as_ref().and_then(Logger::waits_for) {
+            add(PollFd::from_borrowed_fd(fd, PollFlags::OUT), Source::Log);
+        }
         for (at, client) in self.clients.iter().enumerate() {
-            let mut events = PollFlags::empty();
-            if client.input_open && self.unread.is_empty() {
-                events |= PollFlags::IN;
-            }
-            if !client.queue.is_empty() {
-                events |= PollFlags::OUT;
-            }
-            add(PollFd::new(&client.socket, events), Source::Client(at));
+            add(PollFd::new(&client.socket, client.events(self.unread.is_empty())), Source::Client(at));
         }
     }
 
-    /// When a client counts as stalled, or may be told of the end of all output.
+    /// When a client counts as slow, or may be told of the end of all output.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let untold = |client: &&Client| !client.output_ended && client.queue.is_empty();
+        let untold = |client: &&Client| !client.output_ended && client.is_idle();
         let end = self.silent.filter(|_| self.clients.iter().any(|client| untold(&client)));
-        let stalled = self.clients.iter().filter(|c| !c.queue.is_empty()).map(|c| c.progress + STALLED);
-        stalled.chain(end.map(|since| since + HOLD)).min()
+        let slow = self.clients.iter().filter_map(Client::deadline);
+        slow.chain(end.map(|since| since + HOLD)).min()
     }
 
     /// Whether clients are about to be told that there is no more output.
@@ -165,6 +147,11 @@ impl ProcessStreams {
                 self.read_output(at);
             }
             Source::Stdin => self.feed(events),
+            Source::Log => {
+                if let Some(log) = &mut self.log {
+                    log.flush();
+                }
+            }
             Source::Client(at) => {
                 if events.contains(PollFlags::OUT) {
                     self.clients[at].flush();
@@ -184,11 +171,11 @@ impl ProcessStreams {
         let silent = self.silent.is_some_and(|since| now >= since + HOLD);
         let takes_input = self.stdin.is_some() && !self.stdin_ends;
         let (before, mut writers) = (self.clients.len(), 0);
+        let scratch = self.scratch.as_deref();
         self.clients.retain_mut(|client| {
-            let idle = client.queue.is_empty();
-            let stalled = !idle && now >= client.progress + STALLED;
-            let over = idle && (closing || silent && !client.end_output(takes_input));
-            let keep = !(client.gone || stalled || over);
+            client.look_after(now, scratch);
+            let over = client.is_idle() && (closing || silent && !client.end_output(takes_input));
+            let keep = !(client.gone || over);
             writers += usize::from(!keep && client.wants.stdin && client.input_open);
             keep
         });
@@ -216,29 +203,36 @@ impl ProcessStreams {
         self.outputs = [None, None];
         self.stdin = None;
         self.closing = true;
-        if let Some(log) = &mut self.log {
-            // There is nobody left to tell; the file is as good as it gets.
-            let _ = log.finish();
-        }
-        self.log = None;
+        self.finish_log();
         self.sweep();
+    }
+
+    /// Completes the log, of a process that prints nothing more.
+    pub(super) fn finish_log(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.finish();
+        }
     }
 
     /// Reads once; whether there may be more.
     fn read_output(&mut self, at: usize) -> bool {
         let Some(fd) = &self.outputs[at] else { return false };
-        let mut buffer = vec![0; CHUNK];
-        match rustix::io::read(fd, &mut buffer[..]) {
-            Ok(0) => self.end_output(at),
-            Ok(len) => {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(CHUNK, 0);
+        let more = match rustix::io::read(fd, &mut buffer[..]) {
+            Ok(len) if len > 0 => {
                 self.deliver(at as u8 + 1, &buffer[..len]);
-                return true;
+                true
             }
-            Err(Errno::AGAIN | Errno::INTR) => return false,
-            // EIO: no process has the terminal open.
-            Err(_) => self.end_output(at),
-        }
-        false
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            // End of file; or EIO: no process has the terminal open.
+            _ => {
+                self.end_output(at);
+                false
+            }
+        };
+        self.buffer = buffer;
+        more
     }
 
     fn end_output(&mut self, at: usize) {
@@ -250,8 +244,7 @@ impl ProcessStreams {
 
     fn deliver(&mut self, stream: u8, data: &[u8]) {
         if let Some(log) = &mut self.log {
-            // A full disk must not stop the container; what cannot be logged is lost, as with Docker.
-            let _ = log.add(stream, data);
+            log.add(stream, data);
         }
         for client in &mut self.clients {
             if if stream == 2 { client.wants.stderr } else { client.wants.stdout } {
@@ -311,57 +304,6 @@ impl ProcessStreams {
         self.stdin_ends = true;
         if self.unread.is_empty() {
             self.stdin = None;
-        }
-    }
-}
-
-impl Client {
-    /// Sends what the socket takes now, and keeps the rest.
-    fn send(&mut self, stream: u8, data: &[u8], raw: bool) {
-        let head = {
-            let [a, b, c, d] = (data.len() as u32).to_be_bytes();
-            [stream, 0, 0, 0, a, b, c, d]
-        };
-        let head: &[u8] = if raw { &[] } else { &head };
-        let mut sent = 0;
-        if self.queue.is_empty() {
-            self.progress = Instant::now();
-            let parts = [std::io::IoSlice::new(head), std::io::IoSlice::new(data)];
-            match rustix::io::writev(&self.socket, &parts) {
-                Ok(len) => sent = len,
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(_) => self.gone = true,
-            }
-        }
-        if !self.gone && sent < head.len() + data.len() {
-            self.queue.extend_from_slice(&head[sent.min(head.len())..]);
-            self.queue.extend_from_slice(&data[sent.saturating_sub(head.len())..]);
-        }
-    }
-
-    /// Lets it read end of file; whether it is still there to write to the process.
-    fn end_output(&mut self, takes_input: bool) -> bool {
-        if !(takes_input && self.wants.stdin && self.input_open) {
-            return false;
-        }
-        if !self.output_ended {
-            self.output_ended = true;
-            self.gone = self.socket.shutdown(std::net::Shutdown::Write).is_err();
-        }
-        true
-    }
-
-    fn flush(&mut self) {
-        match rustix::io::write(&self.socket, &self.queue[self.taken..]) {
-            Ok(len) => {
-                self.taken += len;
-                self.progress = Instant::now();
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.gone = true,
-        }
-        if self.taken == self.queue.len() {
-            (self.queue, self.taken) = (Vec::new(), 0);
         }
     }
 }

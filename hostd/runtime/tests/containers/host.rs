@@ -103,7 +103,8 @@ impl Host {
             apparmor: None,
             writable_cgroups: false,
             init: false,
-            log: Log::JsonFile { path: layer.join("json.log"), max_size: None, max_files: 1 },
+            log: json_log(layer.join("json.log"), None, 1),
+            scratch: Some(layer.clone()),
             runtime: None,
             annotations: BTreeMap::new(),
             id,
@@ -194,6 +195,13 @@ pub(crate) fn shims(id: &str) -> Vec<i32> {
 
 fn unique_id() -> String {
     format!("{:032x}{:032x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A log as json-file writes it.
+pub(crate) fn json_log(path: PathBuf, max_size: Option<u64>, max_files: u32) -> Log {
+    let format = LogFormat::Json { attrs: String::new() };
+    let file = LogFile { path, format, max_size, max_files, compress: false };
+    Log { file: Some(file), ..Log::default() }
 }
 
 pub(crate) fn exec_spec(args: &[&str]) -> ExecSpec {

@@ -418,7 +418,7 @@ async fn limits_are_set_and_updated(host: Host) {
 async fn the_log_is_rotated(host: Host) {
     let mut spec = host.spec("for i in $(seq 1000); do echo line number $i; done");
     let path = host.log(&spec.id);
-    spec.log = Log::JsonFile { path: path.clone(), max_size: Some(20_000), max_files: 3 };
+    spec.log = json_log(path.clone(), Some(20_000), 3);
     host.run(spec).await;
     let size = |suffix: &str| fs::metadata(format!("{}{suffix}", path.display())).map(|meta| meta.len());
     assert!(size("").unwrap() <= 20_000 && size(".1").unwrap() <= 20_000 && size(".2").unwrap() <= 20_000);
