@@ -7,7 +7,7 @@
 
 use crate::activity::Activity;
 use crate::error::{ApiError, chain};
-use crate::version;
+use crate::{version, websocket};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -41,8 +41,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
 /// What a client gets to read a head before what follows is sent, too.
 const HEAD_PATIENCE: Duration = Duration::from_secs(2);
-/// Buffer of each direction of a stream.
-const STREAM_BUFFER: usize = 32 << 10;
+/// Buffer of each direction of a stream, to begin with, and when much comes.
+const STREAM_BUFFER: (usize, usize) = (16 << 10, 256 << 10);
 
 /// What follows on the socket once it has left HTTP.
 pub(crate) struct Takeover {
@@ -50,6 +50,17 @@ pub(crate) struct Takeover {
     head: String,
     /// Run once the head is out.
     begin: BoxFuture<'static, Begun>,
+    /// What the socket speaks from then on.
+    protocol: Protocol,
+}
+
+/// What a socket speaks that has left HTTP.
+#[derive(Clone, Copy, Debug)]
+enum Protocol {
+    /// Bytes, both ways.
+    Raw,
+    /// Messages, of a terminal or not.
+    WebSocket { tty: bool },
 }
 
 /// What a client gets that took a connection over.
@@ -97,7 +108,26 @@ impl Hijacker {
         };
         let headers = version::header_lines();
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{headers}\r\n");
-        match self.sender.send(Takeover { head, begin: Box::pin(begin) }).await {
+        self.send(Takeover { head, begin: Box::pin(begin), protocol: Protocol::Raw }).await
+    }
+
+    /// As [`Hijacker::take_over`], for a client that asks for WebSocket with this key.
+    pub(crate) async fn take_over_by_websocket(
+        self,
+        key: &str,
+        tty: bool,
+        begin: impl Future<Output = Begun> + Send + 'static,
+    ) -> ApiError {
+        let (accept, headers) = (websocket::accept(key), version::header_lines());
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n{headers}\r\n"
+        );
+        self.send(Takeover { head, begin: Box::pin(begin), protocol: Protocol::WebSocket { tty } }).await
+    }
+
+    async fn send(self, takeover: Takeover) -> ApiError {
+        match self.sender.send(takeover).await {
             Ok(()) => std::future::pending().await,
             Err(_) => ApiError::internal("the connection is gone"),
         }
@@ -155,7 +185,11 @@ async fn run(mut client: impl Transport, ahead: Bytes, takeover: Takeover) -> io
     client.write_all(takeover.head.as_bytes()).await?;
     client.flush().await?;
     let local = local_socket(&client);
-    let Begun { replay, stream } = takeover.begin.await;
+    let begun = takeover.begin.await;
+    if let Protocol::WebSocket { tty } = takeover.protocol {
+        return websocket::run(client, ahead, begun, tty).await;
+    }
+    let Begun { replay, stream } = begun;
     head_taken(local).await;
     if let Some(mut replay) = replay {
         while let Some(chunk) = replay.next().await {
@@ -209,7 +243,7 @@ async fn head_taken(socket: Option<OwnedFd>) {
 
 /// Copies until end of file, flushing whenever the reader has nothing more at hand (TLS buffers).
 async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let mut buffer = vec![0; STREAM_BUFFER];
+    let mut buffer = vec![0; STREAM_BUFFER.0];
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
@@ -217,6 +251,9 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
         }
         to.write_all(&buffer[..count]).await?;
         to.flush().await?;
+        if count == buffer.len() && count < STREAM_BUFFER.1 {
+            buffer = vec![0; STREAM_BUFFER.1];
+        }
     }
 }
 

@@ -300,6 +300,37 @@ pub(crate) async fn attach(
     Err(hijacker.take_over(kind, begin).await)
 }
 
+/// `GET /containers/{id}/attach/ws`.
+pub(crate) async fn attach_by_websocket(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    version: ApiVersion,
+    params: Params,
+    headers: HeaderMap,
+    hijacker: Hijacker,
+) -> Result<Response<Body>> {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let key = header(header::SEC_WEBSOCKET_KEY);
+    let asked = header(header::UPGRADE).eq_ignore_ascii_case("websocket") && !key.is_empty();
+    if !asked || header(header::SEC_WEBSOCKET_VERSION) != "13" {
+        return Err(ApiError::bad_request("a WebSocket handshake of version 13 (RFC 6455) is expected"));
+    }
+    // Before 1.42 all three were attached, whatever was asked for.
+    let wants = |name| !version.since(42) || params.flag(name);
+    let options = AttachOptions {
+        stream: params.flag("stream"),
+        logs: params.flag("logs"),
+        stdin: wants("stdin"),
+        stdout: wants("stdout"),
+        stderr: wants("stderr"),
+        detach_keys: params.get("detachKeys").map(str::to_owned),
+    };
+    let attached = engine.attach(&id, options).await?;
+    let tty = attached.tty;
+    let begin = async { Begun { replay: attached.replay, stream: attached.stream } };
+    Err(hijacker.take_over_by_websocket(key, tty, begin).await)
+}
+
 /// `GET /containers/{id}/logs`.
 pub(crate) async fn logs(
     State(engine): State<Engine>,

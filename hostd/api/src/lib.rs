@@ -35,6 +35,7 @@ mod system;
 mod timestamps;
 mod version;
 mod volumes;
+mod websocket;
 
 use hostd_engine::Engine;
 use tokio_util::sync::CancellationToken;

@@ -43,6 +43,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/containers/{id}/resize", post(containers::resize))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/attach/ws", get(containers::attach_by_websocket))
         .route("/containers/{id}/logs", get(containers::logs))
         .route("/containers/{id}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
@@ -63,7 +64,6 @@ pub(crate) fn router(engine: Engine) -> Router {
 const NOT_IMPLEMENTED: &[(&str, &str)] = &[
     ("GET", "/containers/*/changes"),
     ("GET", "/containers/*/export"),
-    ("GET", "/containers/*/attach/ws"),
     ("HEAD", "/containers/*/archive"),
     ("GET", "/containers/*/archive"),
     ("PUT", "/containers/*/archive"),

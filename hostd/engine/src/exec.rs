@@ -1,6 +1,7 @@
 //! Further processes in a running container.
 //!
-//! Kept in memory: an exec belongs to the client that made it, and is forgotten some minutes after its end or with its container.
+//! Kept in memory: an exec belongs to the client that made it, and is forgotten some minutes after its end or with its
+//! container. The shims keep a note of each, so that another daemon finds those that were started.
 
 use crate::attach::Attached;
 use crate::container::Container;
@@ -9,6 +10,7 @@ use crate::model::{ContainerRecord, Status};
 use crate::{Engine, detach, names, spec};
 use hostd_runtime::spec::ExecSpec;
 use hostd_runtime::{ExecHandle, RuntimeError, Streams};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,11 +28,12 @@ fn is_gone(pid: i32) -> bool {
 }
 
 /// What is to run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExecRequest {
     /// Program and arguments.
     pub cmd: Vec<String>,
     /// `NAME=value`, on top of the container's.
+    #[serde(skip)]
     pub env: Vec<String>,
     /// The container's when empty.
     pub working_dir: String,
@@ -105,6 +108,13 @@ impl Execs {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.retain(|_, exec| exec.ended.is_none_or(|at| at.elapsed() < REMEMBER));
         table.insert(info.id.clone(), Exec { info, started: false, handle: None, ended: None });
+    }
+
+    /// Puts one back that an earlier daemon started.
+    fn found(&self, info: ExecInfo, handle: Option<ExecHandle>) {
+        let ended = (!info.running).then(Instant::now);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.insert(info.id.clone(), Exec { info, started: true, handle, ended });
     }
 
     /// Ids of those of a container that are not over.
@@ -251,6 +261,30 @@ impl Engine {
         Ok(theirs)
     }
 
+    /// Finds the execs of a container again that an earlier daemon started; what was created and never started is
+    /// forgotten, as by Docker.
+    pub(crate) async fn take_up_execs(&self, container: &Arc<Container>, live: &hostd_runtime::Container) {
+        // A shim of an older version cannot tell.
+        let Ok(found) = live.execs().await else { return };
+        for exec in found {
+            let Ok(request) = serde_json::from_str(&exec.note) else { continue };
+            let info = ExecInfo {
+                id: exec.id.clone(),
+                container_id: container.id.clone(),
+                request,
+                running: exec.exit.is_none(),
+                exit_code: exec.exit.map(|exit| exit.code),
+                pid: exec.pid,
+                can_remove: exec.exit.is_some(),
+            };
+            let running = info.running;
+            self.0.execs.found(info, running.then(|| exec.handle.clone()));
+            if running {
+                self.watch_exec(container, &exec.id, exec.handle);
+            }
+        }
+    }
+
     fn watch_exec(&self, container: &Arc<Container>, id: &str, handle: ExecHandle) {
         let (engine, container, id) = (self.clone(), Arc::clone(container), id.to_owned());
         tokio::spawn(async move {
@@ -306,6 +340,23 @@ impl Engine {
     }
 }
 
+/// What the shim keeps for a daemon after this one. Bounded: it keeps many.
+fn note(request: &ExecRequest) -> String {
+    const LONGEST: usize = 16 << 10;
+    let write = |request: &ExecRequest| serde_json::to_string(request).unwrap_or_default();
+    let whole = write(request);
+    if whole.len() <= LONGEST {
+        return whole;
+    }
+    let program = request.cmd.first().map(|name| name.chars().take(256).collect());
+    write(&ExecRequest {
+        cmd: program.into_iter().collect(),
+        working_dir: String::new(),
+        detach_keys: None,
+        ..request.clone()
+    })
+}
+
 fn exec_spec(
     info: &ExecInfo,
     record: &ContainerRecord,
@@ -320,6 +371,7 @@ fn exec_spec(
     spec::override_env(&mut env, &request.env);
     let or = |own: &String, default: &String| if own.is_empty() { default.clone() } else { own.clone() };
     ExecSpec {
+        note: note(request),
         id: info.id.clone(),
         args: request.cmd.clone(),
         env,

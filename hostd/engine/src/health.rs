@@ -214,6 +214,7 @@ impl Engine {
 
     fn probe_spec(&self, record: &ContainerRecord, probe: &Probe, id: &str) -> ExecSpec {
         ExecSpec {
+            note: String::new(),
             id: id.to_owned(),
             args: probe.args.clone(),
             env: spec::environment(record, self.linked_environment(record).unwrap_or_default()),

@@ -208,6 +208,7 @@ impl Engine {
                 container.change(&turn, |record| record.state.pid = pid);
                 let record = self.settle_pause(container, &turn, &live).await;
                 drop(turn);
+                self.take_up_execs(container, &live).await;
                 if record.state.status == Status::Running {
                     self.watch_health(container);
                 }

@@ -138,6 +138,10 @@ impl Engine {
             self.tell_linked(&container.id, endpoint);
         }
         for pending in container.take_pending() {
+            if pending.detach.is_none() {
+                run.live.attach_to(pending.streams, pending.stream.as_fd()).await?;
+                continue;
+            }
             let stream = run.live.attach(pending.streams).await?;
             detach::bridge(pending.stream, stream, pending.detach, self.on_detach(container));
         }

@@ -8,7 +8,7 @@ use crate::{Exit, RuntimeError, Streams};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -280,6 +280,29 @@ impl Container {
         }
     }
 
+    /// As [`Container::attach`], serving `client` itself: what the process prints takes no way through this daemon.
+    ///
+    /// # Errors
+    /// When the container has ended.
+    pub async fn attach_to(&self, streams: Streams, client: BorrowedFd<'_>) -> Result<()> {
+        let context = || format!("cannot reach the shim of container {}", self.inner.id);
+        let exchange = async {
+            let mut stream = connect_in_time(&self.inner.bundle).await?;
+            let frame = wire::encode(&Request::AttachTo(streams), &[])?;
+            stream.writable().await?;
+            wire::send_fds(stream.as_fd(), &frame[..1], &[client])?;
+            stream.write_all(&frame[1..]).await?;
+            wire::read_async::<Reply>(&mut stream).await
+        };
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the shim does not answer");
+        let answered = tokio::time::timeout(ANSWER, exchange).await.map_err(late).flatten();
+        match answered.map_err(|e| failed(context(), e))? {
+            Some(Reply::Done) => Ok(()),
+            Some(reply) => Err(unexpected(reply)),
+            None => Err(failed(context(), "it has ended")),
+        }
+    }
+
     /// Starts a further process; `attach` gives its stream, in the format of [`Container::attach`].
     ///
     /// # Errors
@@ -304,6 +327,26 @@ impl Container {
         self.done(&Request::ExecKill(id.to_owned())).await
     }
 
+    /// The execs that have a note and that the shim remembers: all that run, and those that ended lately.
+    ///
+    /// # Errors
+    /// When the shim cannot be reached, or comes from a version that cannot tell.
+    pub async fn execs(&self) -> Result<Vec<FoundExec>> {
+        match self.request(&Request::Execs).await?.0 {
+            Reply::Execs(known) => Ok(known
+                .into_iter()
+                .map(|exec| FoundExec {
+                    handle: ExecHandle { container: self.clone(), id: exec.id.as_str().into() },
+                    id: exec.id,
+                    note: exec.note,
+                    pid: exec.pid,
+                    exit: exec.exit.map(Exit::from),
+                })
+                .collect()),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
     /// Finds an exec again after a restart of the daemon; `None` where the shim does not know it (any more).
     ///
     /// # Errors
@@ -318,6 +361,21 @@ impl Container {
             reply => Err(unexpected(reply)),
         }
     }
+}
+
+/// An exec that an earlier daemon started.
+#[derive(Debug)]
+pub struct FoundExec {
+    /// As it was given.
+    pub id: String,
+    /// As it was given.
+    pub note: String,
+    /// Host pid of its process.
+    pub pid: i32,
+    /// How it ended, if it has.
+    pub exit: Option<Exit>,
+    /// What else can be asked of it.
+    pub handle: ExecHandle,
 }
 
 /// A started exec.

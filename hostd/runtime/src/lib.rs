@@ -31,7 +31,7 @@ mod supervisor;
 pub mod userns;
 mod wire;
 
-pub use client::{Container, Exec, ExecHandle};
+pub use client::{Container, Exec, ExecHandle, FoundExec};
 pub use container::devices::expand as expand_devices;
 pub use hostd_sys::socket::unread_by_peer;
 pub use kernel::Kernel;

@@ -474,6 +474,9 @@ pub struct Journald {
 /// A further process in a running container (`docker exec`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExecSpec {
+    /// What the shim tells about it to a daemon that finds the container again; empty for one that needs no finding.
+    #[serde(default)]
+    pub note: String,
     /// 64 hex digits.
     pub id: String,
     /// Program and arguments.

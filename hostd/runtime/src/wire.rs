@@ -5,7 +5,7 @@
 //! frame     u32 length of JSON, u32 length of blob (little-endian), JSON, blob
 //! exchange  one request, one reply; after the reply to an attach the connection is the stream
 //! ```
-//! Descriptors come with the first byte of a `Create` and nowhere else.
+//! Descriptors come with the first byte of a `Create` or an `AttachTo`, and nowhere else.
 //!
 //! A shim lives as long as its container, and hostd is upgraded meanwhile: the two may be of different [`VERSION`]s.
 //! What keeps them at peace: messages change by optional fields and new variants alone, and `Hello`, `Wait`, `Kill`,
@@ -95,6 +95,10 @@ pub(crate) enum Request {
         spec: Box<ExecSpec>,
         attach: Option<Streams>,
     },
+    /// As `Attach`, for a client whose socket comes along and is served instead of this connection.
+    AttachTo(Streams),
+    /// Which execs are there that have a note: answered by `Execs`.
+    Execs,
     /// Answered by `ExecIs` or `NoSuchExec`.
     ExecPid(String),
     /// Answered by `Exited` or `NoSuchExec`.
@@ -110,7 +114,7 @@ impl Request {
     /// The first version whose shims understand it.
     pub(crate) fn since(&self) -> u32 {
         match self {
-            Self::Freeze(_) | Self::Update(_) | Self::ExecKill(_) => 1,
+            Self::Freeze(_) | Self::Update(_) | Self::ExecKill(_) | Self::AttachTo(_) | Self::Execs => 1,
             _ => 0,
         }
     }
@@ -135,8 +139,18 @@ pub(crate) enum Reply {
     ExecIs {
         pid: i32,
     },
+    Execs(Vec<KnownExec>),
     NoSuchExec,
     Failed(Failure),
+}
+
+/// An exec as the shim knows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KnownExec {
+    pub(crate) id: String,
+    pub(crate) note: String,
+    pub(crate) pid: i32,
+    pub(crate) exit: Option<ExitRecord>,
 }
 
 /// Why something failed; `code` is not 0 when the program could not be executed.
@@ -236,7 +250,7 @@ fn read_parts(from: &mut impl Read, head: [u8; 8]) -> io::Result<(Vec<u8>, Vec<u
 /// A message, its blob and the descriptors that came along.
 pub(crate) type WithFds<T> = (T, Vec<u8>, Vec<OwnedFd>);
 
-/// Reads a frame whose first byte brings descriptors.
+/// Reads a frame, blocking, and the descriptors that its first byte brings; `None` at the end of the stream.
 pub(crate) fn read_with_fds<T: DeserializeOwned>(
     from: &mut std::os::unix::net::UnixStream,
 ) -> io::Result<Option<WithFds<T>>> {

@@ -8,7 +8,7 @@ use crate::cgroup::Cgroup;
 use crate::cgroup::oom::OomWatch;
 use crate::container::{program, resize};
 use crate::spec::{NsMode, TtySize};
-use crate::wire::{self, Attempt, Doing, ExitRecord, Failure, Reply, Request};
+use crate::wire::{self, Attempt, Doing, ExitRecord, Failure, KnownExec, Reply, Request};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,6 +33,8 @@ const REMEMBERED: usize = 128;
 #[derive(Debug)]
 pub(super) struct Task {
     id: String,
+    /// What a daemon is told of an exec that finds the container again; empty for none.
+    note: String,
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     pub(super) streams: ProcessStreams,
@@ -43,7 +45,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(id: String, pid: i32, pidfd: OwnedFd, streams: ProcessStreams) -> Self {
-        Self { id, pid, pidfd, streams, exit: None, ended: None, waiters: Vec::new() }
+        Self { id, note: String::new(), pid, pidfd, streams, exit: None, ended: None, waiters: Vec::new() }
     }
 
     /// Takes note of the end, and tells first the waiters, then those attached: who reads end of file may ask
@@ -80,6 +82,12 @@ impl Task {
             self.streams.close();
         }
         [grace, self.streams.deadline()].into_iter().flatten().min()
+    }
+
+    /// What a daemon is told that asks for execs.
+    fn known(&self) -> Option<KnownExec> {
+        let (id, note) = (self.id.clone(), self.note.clone());
+        (!note.is_empty()).then(|| KnownExec { id, note, pid: self.pid, exit: self.exit })
     }
 
     fn is_done(&self) -> bool {
@@ -312,15 +320,18 @@ impl Shim {
     /// Reads one request and answers it.
     fn serve_connection(&mut self, connection: UnixStream) {
         let until = Instant::now() + REQUEST_TIMEOUT;
-        match wire::read_request(&mut InTime { stream: &connection, until }) {
-            Ok(Some(Ok(request))) => self.answer(request, connection),
+        let mut from = InTime { stream: &connection, until, fds: Vec::new() };
+        let request = wire::read_request(&mut from);
+        let fds = from.fds;
+        match request {
+            Ok(Some(Ok(request))) => self.answer(request, connection, fds),
             Ok(Some(Err(strange))) => self.reply(connection, &Reply::Failed(strange)),
             // As above, before it waited.
             Ok(None) | Err(_) => self.quit |= self.is_waiting() && self.connections.is_empty(),
         }
     }
 
-    fn answer(&mut self, request: Request, mut connection: UnixStream) {
+    fn answer(&mut self, request: Request, mut connection: UnixStream, fds: Vec<OwnedFd>) {
         let result = match request {
             Request::Hello => {
                 Ok(Reply::Hello { pid: self.pid(), started: !self.is_waiting(), version: wire::VERSION })
@@ -337,10 +348,12 @@ impl Shim {
                 return wait(&mut self.container, connection);
             }
             Request::Attach(wants) => return self.attach(connection, wants),
+            Request::AttachTo(wants) => self.attach_to(fds, wants).map(|()| Reply::Done),
+            Request::Execs => Ok(Reply::Execs(self.execs.iter().filter_map(Task::known).collect())),
             Request::Exec { .. } if self.frozen => Err(Failure::new("the container is paused")),
             Request::Exec { spec, attach } => {
                 match self.maker.exec(&spec, attach, &self.container, &self.cgroup) {
-                    Ok(task) => return self.add_exec(task, attach, connection),
+                    Ok(task) => return self.add_exec(Task { note: spec.note, ..task }, attach, connection),
                     Err(failure) => Err(failure),
                 }
             }
@@ -403,6 +416,12 @@ impl Shim {
             let owner = !self.started;
             let _ = self.container.streams.attach(connection, wants, owner);
         }
+    }
+
+    fn attach_to(&mut self, fds: Vec<OwnedFd>, wants: Streams) -> Attempt<()> {
+        let socket = fds.into_iter().next().ok_or_else(|| Failure::new("the client's socket got lost"))?;
+        let owner = !self.started;
+        self.container.streams.attach(socket.into(), wants, owner).doing(|| "attach a client".into())
     }
 
     fn add_exec(&mut self, mut task: Task, attach: Option<Streams>, mut connection: UnixStream) {
@@ -491,6 +510,8 @@ impl Shim {
 struct InTime<'a> {
     stream: &'a UnixStream,
     until: Instant,
+    /// Descriptors that came along.
+    fds: Vec<OwnedFd>,
 }
 
 impl io::Read for InTime<'_> {
@@ -500,7 +521,9 @@ impl io::Read for InTime<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.stream.set_read_timeout(Some(left))?;
-        self.stream.read(into)
+        let (length, fds) = wire::recv_message(self.stream.as_fd(), into)?;
+        self.fds.extend(fds);
+        Ok(length)
     }
 }
 

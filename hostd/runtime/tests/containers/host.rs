@@ -206,6 +206,7 @@ pub(crate) fn json_log(path: PathBuf, max_size: Option<u64>, max_files: u32) -> 
 
 pub(crate) fn exec_spec(args: &[&str]) -> ExecSpec {
     ExecSpec {
+        note: String::new(),
         id: unique_id(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: Vec::new(),
