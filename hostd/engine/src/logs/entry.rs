@@ -248,7 +248,7 @@ mod tests {
             );
             let raw = |text: &Text<'_>, newline| {
                 let (Text::Plain(text) | Text::Escaped(text)) = text;
-                if newline { [text, b"\\n"].concat() } else { text.to_vec() }
+                if newline { [*text, &b"\\n"[..]].concat() } else { text.to_vec() }
             };
             assert_eq!(raw(&usual.text, usual.newline), raw(&any.text, any.newline), "{line}");
         }

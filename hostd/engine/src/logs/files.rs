@@ -1,7 +1,7 @@
 //! A log and its rotated elders on disk: which there are, which follows which, where the last lines begin.
 //!
 //! Whoever rotates holds a lock (flock(2)) on the directory, and so does who looks for a file here: it never sees
-//! half of a rotation. Elders are compressed at any time, and are then known by the inode that their header names.
+//! half of a rotation. An elder may be compressed while it is read, and then its header names the inode that it had.
 
 use super::decode::Format;
 use super::entry;
@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 /// Read at once, when looking for the last lines.
 const BLOCK: usize = 256 << 10;
 
-/// What tells files apart, whatever they are called.
+/// What tells files apart that somebody has open, whatever they are called. Others may have the same later.
 type Identity = (u64, u64);
 
 /// A file of a log that is being read.
 pub(super) enum Input {
     Plain(File),
-    Compressed(Box<GzDecoder<BufReader<File>>>, Option<Identity>),
+    Compressed(Box<GzDecoder<BufReader<File>>>),
 }
 
 impl Input {
@@ -38,15 +38,31 @@ impl Input {
     }
 
     fn inflate(file: File) -> io::Result<Self> {
-        let gz = GzDecoder::new(BufReader::with_capacity(64 << 10, file));
-        let identity = gz.header().and_then(|header| parse_identity(header.comment()?));
-        Ok(Self::Compressed(Box::new(gz), identity))
+        Ok(Self::Compressed(Box::new(GzDecoder::new(BufReader::with_capacity(64 << 10, file)))))
     }
 
-    fn identity(&self) -> io::Result<Option<Identity>> {
-        match self {
-            Self::Plain(file) => file.metadata().map(|meta| Some((meta.dev(), meta.ino()))),
-            Self::Compressed(_, identity) => Ok(*identity),
+    fn identity(&self) -> io::Result<Identity> {
+        let meta = match self {
+            Self::Plain(file) => file.metadata()?,
+            Self::Compressed(gz) => gz.get_ref().get_ref().metadata()?,
+        };
+        Ok((meta.dev(), meta.ino()))
+    }
+
+    /// Whether this is the file that `member` names, or `member` what was made of it by compressing it.
+    fn is(&self, member: &Member) -> io::Result<bool> {
+        let own = self.identity()?;
+        match fs::metadata(&member.path) {
+            Ok(meta) if own == (meta.dev(), meta.ino()) => return Ok(true),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(_) if !member.compressed => return Ok(false),
+            _ => {}
+        }
+        match (self, Self::open(member)?) {
+            (Self::Plain(_), Self::Compressed(gz)) => {
+                Ok(gz.header().and_then(|header| parse_identity(header.comment()?)) == Some(own))
+            }
+            _ => Ok(false),
         }
     }
 
@@ -54,7 +70,7 @@ impl Input {
     pub(super) fn is_current(&self, path: &Path) -> io::Result<bool> {
         match (self, fs::metadata(path)) {
             (Self::Compressed(..), _) => Ok(false),
-            (Self::Plain(_), Ok(meta)) => Ok(self.identity()? == Some((meta.dev(), meta.ino()))),
+            (Self::Plain(_), Ok(meta)) => Ok(self.identity()? == (meta.dev(), meta.ino())),
             (Self::Plain(_), Err(error)) if error.kind() == ErrorKind::NotFound => Ok(false),
             (Self::Plain(_), Err(error)) => Err(error),
         }
@@ -65,7 +81,7 @@ impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(file) => file.read(buffer),
-            Self::Compressed(gz, _) => gz.read(buffer),
+            Self::Compressed(gz) => gz.read(buffer),
         }
     }
 }
@@ -161,12 +177,9 @@ pub(super) fn begin(path: &Path, format: Format, tail: Option<usize>) -> io::Res
 pub(super) fn after(path: &Path, input: &Input) -> io::Result<Option<Input>> {
     let Some(_lock) = Lock::take(path)? else { return Ok(None) };
     let members = members(path)?;
-    let own = input.identity()?;
-    let is_own = |member: &Member| -> io::Result<bool> {
-        Ok(own.is_some() && Input::open(member)?.identity()? == own)
-    };
+    // The youngest that it may be: an elder's former inode may be that of a later file.
     for (at, member) in members.iter().enumerate() {
-        if is_own(member)? {
+        if input.is(member)? {
             let younger = at.checked_sub(1).map(|at| &members[at]);
             return younger.map(Input::open).transpose();
         }
