@@ -183,6 +183,7 @@ pub(crate) mod tests {
     #[test]
     fn fields_that_are_not_honoured_are_refused_by_name() {
         for (host, status, name) in [
+            (json!({ "BlkioWeight": -1 }), 400, "Range of blkio weight is from 10 to 1000"),
             (json!({ "StorageOpt": { "size": "1G" } }), 501, "HostConfig.StorageOpt"),
             (json!({ "RestartPolicy": { "Name": "sometimes" } }), 400, "unknown policy 'sometimes'"),
         ] {

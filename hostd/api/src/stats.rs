@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::Response;
 use bytes::Bytes;
 use futures_util::stream;
-use hostd_engine::{Engine, Sample};
+use hostd_engine::{Engine, IoCounter, Sample};
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -75,6 +75,9 @@ fn encode(id: &str, name: &str, now: &Sample, before: &Sample) -> Value {
     value["pids_stats"] = json!({ "current": now.pids, "limit": now.pids_limit.unwrap_or(u64::MAX) });
     value["memory_stats"] =
         json!({ "usage": now.memory, "limit": now.memory_limit, "stats": now.memory_details });
+    if now.memory_failures > 0 {
+        value["memory_stats"]["failcnt"] = json!(now.memory_failures);
+    }
     if let Some(peak) = now.memory_peak {
         value["memory_stats"]["max_usage"] = json!(peak);
     }
@@ -95,6 +98,9 @@ fn encode_cpu(sample: &Sample) -> Value {
         },
     });
     // Docker leaves them out where nothing was measured.
+    if !cpu.each.is_empty() {
+        value["cpu_usage"]["percpu_usage"] = json!(cpu.each);
+    }
     if sample.at.is_some() {
         value["system_cpu_usage"] = json!(cpu.system);
         value["online_cpus"] = json!(cpu.online);
@@ -102,20 +108,25 @@ fn encode_cpu(sample: &Sample) -> Value {
     value
 }
 
+/// Where the kernel counts more than bytes, what it has not counted is an empty list, else there is none.
 fn encode_io(sample: &Sample) -> Value {
-    let bytes = sample.io.iter().map(
-        |(major, minor, kind, bytes)| json!({ "major": major, "minor": minor, "op": kind, "value": bytes }),
-    );
-    let bytes: Vec<Value> = bytes.collect();
+    let list = |counters: &[IoCounter]| -> Value {
+        let entry =
+            |c: &IoCounter| json!({ "major": c.major, "minor": c.minor, "op": c.kind, "value": c.value });
+        counters.iter().map(entry).collect()
+    };
+    let operations = sample.io_operations.as_deref();
+    let none = if operations.is_some() { json!([]) } else { Value::Null };
+    let bytes = if sample.io.is_empty() { none.clone() } else { list(&sample.io) };
     json!({
-        "io_service_bytes_recursive": if bytes.is_empty() { Value::Null } else { json!(bytes) },
-        "io_serviced_recursive": null,
-        "io_queue_recursive": null,
-        "io_service_time_recursive": null,
-        "io_wait_time_recursive": null,
-        "io_merged_recursive": null,
-        "io_time_recursive": null,
-        "sectors_recursive": null,
+        "io_service_bytes_recursive": bytes,
+        "io_serviced_recursive": operations.map_or(Value::Null, list),
+        "io_queue_recursive": none,
+        "io_service_time_recursive": none,
+        "io_wait_time_recursive": none,
+        "io_merged_recursive": none,
+        "io_time_recursive": none,
+        "sectors_recursive": none,
     })
 }
 
@@ -141,7 +152,8 @@ mod tests {
     fn a_sample_reads_as_in_docker_and_one_of_nothing_too() {
         let mut now = Sample { at: Some(time::macros::datetime!(2024-05-01 10:00 UTC)), ..Sample::default() };
         (now.memory, now.cpu.online) = (5, 2);
-        now.io.push((8, 0, "read".to_owned(), 7));
+        let counter = |value| IoCounter { major: 8, minor: 0, kind: "Read".to_owned(), value };
+        (now.io, now.io_operations) = (vec![counter(7)], Some(vec![counter(1)]));
         now.networks.insert("eth0".to_owned(), Default::default());
         let shown = encode("aa", "web", &now, &Sample::default());
         assert_eq!(shown["name"], "/web");
@@ -149,6 +161,9 @@ mod tests {
             (&shown["memory_stats"]["usage"], &shown["cpu_stats"]["online_cpus"]),
             (&json!(5), &json!(2))
         );
+        assert_eq!(shown["blkio_stats"]["io_service_bytes_recursive"][0]["value"], 7);
+        assert_eq!(shown["blkio_stats"]["io_serviced_recursive"][0]["op"], "Read");
+        assert_eq!(shown["blkio_stats"]["sectors_recursive"], json!([]));
         assert_eq!(shown["networks"]["eth0"]["tx_dropped"], 0);
         assert_eq!(shown["precpu_stats"].get("system_cpu_usage"), None);
         let stopped = encode("aa", "web", &Sample::default(), &Sample::default());

@@ -6,7 +6,7 @@ use crate::settings::Settings;
 use hostd_engine::CgroupDriver;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Settings about limits, checked.
 #[derive(Clone, Debug)]
@@ -76,17 +76,15 @@ fn ulimit(text: &str) -> Result<(String, i64, i64)> {
     Ok(limit)
 }
 
-fn cdi_spec_dirs(dirs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn cdi_spec_dirs(dirs: &[String]) -> Result<Vec<PathBuf>> {
     if dirs.is_empty() {
         return Ok(["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).into());
     }
-    let dirs: Vec<_> = dirs.iter().filter(|dir| !dir.as_os_str().is_empty()).cloned().collect();
-    match dirs.iter().find(|dir| !dir.is_absolute()) {
-        Some(dir) => {
-            Err(Failure::new(format!("cdi-spec-dir must be an absolute path, not {}", Path::display(dir))))
-        }
-        None => Ok(dirs),
-    }
+    let dirs = dirs.iter().filter(|dir| !dir.is_empty()).map(|dir| match dir.starts_with('/') {
+        true => Ok(PathBuf::from(dir)),
+        false => Err(Failure::new(format!("cdi-spec-dir must be an absolute path, not {dir}"))),
+    });
+    dirs.collect()
 }
 
 /// Of the file, as dockerd has them: `{"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 2048}}`.

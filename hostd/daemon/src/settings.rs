@@ -142,7 +142,7 @@ pub(crate) struct Settings {
     pub(crate) default_shm_size: Option<String>,
     /// Where CDI specifications are, instead of /etc/cdi and /var/run/cdi; an empty one switches CDI off (can be repeated)
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
-    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
+    pub(crate) cdi_spec_dirs: Vec<String>,
     /// Name server of containers that ask for none (can be repeated)
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) dns: Vec<std::net::IpAddr>,

@@ -84,7 +84,7 @@ pub use networks::Network;
 pub use prune::ImageUsage;
 pub use remove::RemoveOptions;
 pub use runtimes::{OtherRuntime, RuntimeChoice};
-pub use stats::{CpuSample, NetworkSample, Sample};
+pub use stats::{CpuSample, IoCounter, NetworkSample, Sample};
 pub use top::Processes;
 pub use update::UpdateRequest;
 pub use volumes::{Pruned, VolumeUsage};

@@ -32,15 +32,34 @@ pub struct Sample {
     pub pids_limit: Option<u64>,
     /// By interface.
     pub networks: BTreeMap<String, NetworkSample>,
-    /// (major, minor, `read` or `write`, bytes) of each device.
-    pub io: Vec<(u64, u64, String, u64)>,
+    /// How often the limit of memory was hit, where the kernel tells.
+    pub memory_failures: u64,
+    /// Bytes of each device.
+    pub io: Vec<IoCounter>,
+    /// Operations of each device, where the kernel counts them by kind (cgroup v1).
+    pub io_operations: Option<Vec<IoCounter>>,
+}
+
+/// A counter of a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IoCounter {
+    /// Device number.
+    pub major: u64,
+    /// Device number.
+    pub minor: u64,
+    /// What is counted: on cgroup v1 `Read`, `Write`, `Sync`, `Async`, `Discard` and `Total`, on v2 `read` and `write`.
+    pub kind: String,
+    /// Bytes or operations.
+    pub value: u64,
 }
 
 /// CPU time, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CpuSample {
     /// In all.
     pub total: u64,
+    /// On each processor, where the kernel tells (cgroup v1).
+    pub each: Vec<u64>,
     /// In programs.
     pub user: u64,
     /// In the kernel.
@@ -103,24 +122,21 @@ impl Sample {
         let account = dir("cpuacct");
         let times = fields(&text(&account.join("cpuacct.stat")));
         self.cpu.total = number(&account.join("cpuacct.usage")).unwrap_or(0);
+        let each = text(&account.join("cpuacct.usage_percpu"));
+        self.cpu.each = each.split_whitespace().filter_map(|time| time.parse().ok()).collect();
         self.cpu.user = times.get("user").copied().unwrap_or(0) * TICK;
         self.cpu.kernel = times.get("system").copied().unwrap_or(0) * TICK;
         let throttling = fields(&text(&cpu.join("cpu.stat")));
         self.read_throttling(&throttling, "throttled_time", 1);
         self.memory = number(&memory.join("memory.usage_in_bytes")).unwrap_or(0);
         self.memory_peak = number(&memory.join("memory.max_usage_in_bytes"));
+        self.memory_failures = number(&memory.join("memory.failcnt")).unwrap_or(0);
         self.memory_limit = number(&memory.join("memory.limit_in_bytes")).unwrap_or(u64::MAX);
         self.memory_details = fields(&text(&memory.join("memory.stat")));
         self.read_pids(&pids);
-        for line in text(&dir("blkio").join("blkio.throttle.io_service_bytes_recursive")).lines() {
-            // `8:0 Read 4096`
-            let words: Vec<&str> = line.split_whitespace().collect();
-            if let [device, kind @ ("Read" | "Write"), bytes] = words[..]
-                && let Some((major, minor)) = numbers(device)
-            {
-                self.io.push((major, minor, kind.to_lowercase(), bytes.parse().unwrap_or(0)));
-            }
-        }
+        let io = dir("blkio");
+        self.io = io_counters(&text(&io.join("blkio.throttle.io_service_bytes_recursive")));
+        self.io_operations = Some(io_counters(&text(&io.join("blkio.throttle.io_serviced_recursive"))));
     }
 
     fn read_v2(&mut self, dir: &Path) {
@@ -142,7 +158,8 @@ impl Sample {
             for (key, kind) in [("rbytes=", "read"), ("wbytes=", "write")] {
                 let bytes =
                     counters.split_whitespace().find_map(|counter| counter.strip_prefix(key)?.parse().ok());
-                self.io.push((major, minor, kind.to_owned(), bytes.unwrap_or(0)));
+                let value = bytes.unwrap_or(0);
+                self.io.push(IoCounter { major, minor, kind: kind.to_owned(), value });
             }
         }
     }
@@ -158,6 +175,16 @@ impl Sample {
         self.pids = number(&dir.join("pids.current")).unwrap_or(0);
         self.pids_limit = number(&dir.join("pids.max"));
     }
+}
+
+/// Of lines like `8:0 Read 4096`; the last line, a sum over all devices, has no device.
+fn io_counters(text: &str) -> Vec<IoCounter> {
+    let counter = |line: &str| {
+        let (device, rest) = line.split_once(' ')?;
+        let ((major, minor), (kind, value)) = (numbers(device)?, rest.split_once(' ')?);
+        Some(IoCounter { major, minor, kind: kind.to_owned(), value: value.trim().parse().ok()? })
+    };
+    text.lines().filter_map(counter).collect()
 }
 
 /// A controller that is missing has no files: it counts nothing.
@@ -220,5 +247,8 @@ mod tests {
         assert_eq!(machine_time("cpu  1 2 3 4 5 6 7 8 100 100\ncpu0 1\n"), 36 * TICK);
         assert_eq!(fields("user 5\nsystem 7\nodd\n").len(), 2);
         assert_eq!(numbers("8:16"), Some((8, 16)));
+        let counters = io_counters("8:0 Read 5\n8:0 Total 9\nTotal 9\n");
+        assert_eq!(counters.len(), 2);
+        assert_eq!((counters[0].kind.as_str(), counters[0].value), ("Read", 5));
     }
 }

@@ -188,7 +188,8 @@ fn check_cpu(r: &mut Resources, machine: &Machine, warnings: &mut Vec<String>) -
 }
 
 fn check_cpuset(r: &mut Resources, machine: &Machine, warnings: &mut Vec<String>) -> Result<()> {
-    if !(machine.cpuset || r.cpuset_cpus.is_empty() && r.cpuset_mems.is_empty()) {
+    let chosen = !r.cpuset_cpus.is_empty() || !r.cpuset_mems.is_empty();
+    if chosen && !machine.cpuset {
         lacking(warnings, "cpuset", "Cpuset");
         r.cpuset_cpus.clear();
         r.cpuset_mems.clear();
