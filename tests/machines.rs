@@ -139,6 +139,122 @@ fn a_machine_tells_where_it_is_and_how_it_is() {
     laptop.berth(&["ssh", "shared", "--", "sh", "-c", "'exit 9'"]).exits(9);
 }
 
+/// The stock docker CLI against the shared guest.
+fn docker(args: &[&str]) -> Outcome {
+    let mut command = shared().command(&[]);
+    let program = command.get_program().to_owned();
+    command = {
+        let mut bash = Command::new("bash");
+        bash.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        bash
+    };
+    command.args(["-c", "eval \"$(\"$0\" env --shell bash shared)\" && exec docker \"$@\""]).arg(program);
+    run(command.args(args).stdin(Stdio::null()))
+}
+
+/// A command of root in the shared guest.
+fn in_guest(command: &str) -> Outcome {
+    shared().berth(&["ssh", "shared", "--", &format!("sudo sh -c '{command}'")])
+}
+
+fn limits_are_kept_on_cgroup_v2_and_systemd_knows_of_them() {
+    if !has("docker") {
+        eprintln!("skipped: docker is not on PATH");
+        return;
+    }
+    assert_eq!(docker(&["info", "-f", "{{.CgroupDriver}} {{.CgroupVersion}}"]).text(), "systemd 2");
+    let limits = [
+        "-m",
+        "64m",
+        "--memory-reservation",
+        "32m",
+        "--cpus",
+        "0.5",
+        "--pids-limit",
+        "50",
+        "--cpuset-cpus=0",
+    ];
+    let io = ["--cpu-shares", "512", "--blkio-weight", "300", "--device-read-bps", "/dev/vda:1mb"];
+    let sleeper = ["busybox", "sleep", "1000"];
+    let all = [&["run", "-d", "--name", "limited"][..], &limits, &io, &sleeper].concat();
+    docker(&all).success();
+    let id = docker(&["inspect", "-f", "{{.Id}}", "limited"]).text();
+    let unit = format!("hostd-{id}.scope");
+    let files =
+        |names: &str| in_guest(&format!("cd /sys/fs/cgroup/system.slice/{unit} && grep . {names}")).text();
+    let seen = files(
+        "memory.max memory.low memory.swap.max cpu.max cpu.weight pids.max cpuset.cpus io.weight io.max",
+    );
+    for line in [
+        "memory.max:67108864",
+        "memory.low:33554432",
+        "memory.swap.max:67108864",
+        "cpu.max:50000 100000",
+        "cpu.weight:20",
+        "pids.max:50",
+        "cpuset.cpus:0",
+        "io.weight:default 2930",
+        "rbps=1048576 wbps=max",
+    ] {
+        assert!(seen.contains(line), "{line} is not in\n{seen}");
+    }
+    docker(&[
+        "update",
+        "-m",
+        "128m",
+        "--memory-swap",
+        "128m",
+        "--pids-limit",
+        "70",
+        "--cpus",
+        "1",
+        "limited",
+    ])
+    .success();
+    // What systemd knows it writes again.
+    in_guest("systemctl daemon-reload").success();
+    let seen = files("memory.max memory.swap.max cpu.max pids.max");
+    for line in ["memory.max:134217728", "memory.swap.max:0", "cpu.max:100000 100000", "pids.max:70"] {
+        assert!(seen.contains(line), "{line} is not in\n{seen}");
+    }
+    in_guest(&format!("systemctl show {unit} -p MemoryMax -p TasksMax -p Delegate"))
+        .success()
+        .says("MemoryMax=134217728")
+        .says("TasksMax=70")
+        .says("Delegate=yes");
+    docker(&["exec", "limited", "dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"]).exits(137);
+    eventually("the exec's end to be told of", || {
+        let state = docker(&["inspect", "-f", "{{.State.OOMKilled}} {{.State.Running}}", "limited"]);
+        (state.stdout().trim() == "true true").then_some(())
+    });
+    docker(&["rm", "-f", "limited"]).success();
+    eventually("systemd to forget the scope", || {
+        let units = in_guest("systemctl list-units --all --plain --no-legend \"hostd-*.scope\"").stdout();
+        (!units.contains(&unit)).then_some(())
+    });
+    let place = [
+        "run",
+        "--rm",
+        "--cgroupns",
+        "host",
+        "--cgroup-parent",
+        "my-test.slice",
+        "busybox",
+        "cat",
+        "/proc/self/cgroup",
+    ];
+    docker(&place).success().says("/my.slice/my-test.slice/hostd-");
+    docker(&["run", "--rm", "--cgroup-parent", "/x", "busybox", "true"])
+        .exits(125)
+        .says("cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"");
+    let log = "mknod /log c 1 11; : > /log && echo open";
+    docker(&["run", "--rm", "--device-cgroup-rule", "c 1:11 rwm", "busybox", "sh", "-c", log]).says("open");
+    docker(&["run", "--rm", "busybox", "sh", "-c", log]).failure().says("Operation not permitted");
+    docker(&["run", "--rm", "--oom-kill-disable", "-m", "64m", "busybox", "true"])
+        .success()
+        .says("OomKillDisable discarded");
+}
+
 fn the_stock_docker_cli_drives_the_machine_through_env() {
     let laptop = shared();
     if !has("docker") {
@@ -464,6 +580,7 @@ fn main() -> ExitCode {
             a_machine_tells_where_it_is_and_how_it_is,
             the_stock_docker_cli_drives_the_machine_through_env,
             containers_run_on_the_machine,
+            limits_are_kept_on_cgroup_v2_and_systemd_knows_of_them,
             a_terminal_works_through_the_laptop,
             a_published_port_answers_on_the_laptops_localhost,
             a_port_that_is_taken_on_the_laptop_is_named,
