@@ -270,12 +270,13 @@ fn check_devices(host: &HostConfig) -> Result<()> {
         }
     }
     for rule in &host.device_cgroup_rules {
-        let parts: Vec<&str> = rule.split_whitespace().collect();
+        let parts: Vec<&str> = rule.split(' ').collect();
         let number = |text: &str| text == "*" || text.parse::<u32>().is_ok();
         let good = match parts[..] {
             [kind, numbers, access] => {
                 matches!(kind, "a" | "b" | "c")
                     && numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor))
+                    && (1..=3).contains(&access.len())
                     && access.chars().all(|c| "rwm".contains(c))
             }
             _ => false,
