@@ -58,6 +58,8 @@ impl Engine {
             record.state.stopped_by_user = false;
         });
         self.run(&container, turn).await?;
+        // Lets the event go out before the answer: who listens is next on this very thread.
+        tokio::task::yield_now().await;
         Ok(Changed::Now)
     }
 
