@@ -62,12 +62,26 @@ fn run(flags: &settings::Flags) -> Result<()> {
     }
     logging::start(config.log_level);
     let _lock = lock::Lock::take(&config.data_root, &config.pidfile)?;
+    check_data_root(&config.data_root)?;
     let config = config.remap()?;
     let runtime = runtime()?;
     let result = runtime.block_on(daemon(config, flags));
     // What still blocks (a read from a registry, say) must not hold the exit up.
     runtime.shutdown_background();
     result
+}
+
+/// Refuses a place that cannot hold containers' writable layers, such as the root of a container that hostd runs in.
+fn check_data_root(path: &std::path::Path) -> Result<()> {
+    const OVERLAY_MAGIC: u64 = 0x794c_7630;
+    let found = rustix::fs::statfs(path)
+        .map_err(|error| Failure::new(format!("cannot look at {}", path.display())).because(error))?;
+    if found.f_type as u64 != OVERLAY_MAGIC {
+        return Ok(());
+    }
+    Err(Failure::new(format!("data-root {} is on an overlay", path.display()))
+        .because("an overlay cannot hold the layers of another")
+        .hint("in a container, mount a volume there"))
 }
 
 /// Few threads, since the work is the kernel's and the shims'.

@@ -70,9 +70,12 @@ fn own_label() -> String {
 
 /// Docker's default policy: what a container does not need of `/proc`, `/sys` and mounts is out of reach.
 fn profile(name: &str, daemon: &str) -> String {
+    let installed = |path: &str| Path::new("/etc/apparmor.d").join(path).exists();
+    let abi = if installed("abi/3.0") { "abi <abi/3.0>,\n" } else { "" };
+    let proc = if installed("tunables/global") { "#include <tunables/global>\n" } else { "@{PROC}=/proc/\n" };
+    let header = format!("{abi}{proc}");
     format!(
-        r#"abi <abi/3.0>,
-profile {name} flags=(attach_disconnected,mediate_deleted) {{
+        r#"{header}profile {name} flags=(attach_disconnected,mediate_deleted) {{
   network,
   capability,
   file,
@@ -105,20 +108,6 @@ profile {name} flags=(attach_disconnected,mediate_deleted) {{
   ptrace (trace,read,tracedby,readby) peer={name},
 }}
 "#
-    )
-    .replacen(
-        "abi <abi/3.0>,\n",
-        if Path::new("/etc/apparmor.d/abi/3.0").exists() { "abi <abi/3.0>,\n" } else { "" },
-        1,
-    )
-    .replacen(
-        "profile ",
-        if Path::new("/etc/apparmor.d/tunables/global").exists() {
-            "#include <tunables/global>\nprofile "
-        } else {
-            "@{PROC}=/proc/\nprofile "
-        },
-        1,
     )
 }
 

@@ -6,6 +6,7 @@ use super::limits::{Writer, line_of};
 use super::v1::unlimited_below_one;
 use super::{CgroupError, Result};
 use crate::spec::{BlockIo, Resources};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 use std::{fs, thread};
@@ -16,7 +17,7 @@ const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetl
 pub(super) fn create(root: &Path, path: &Path) -> Result<()> {
     let mut dir = root.to_owned();
     for part in path.iter() {
-        enable_controllers(&dir);
+        enable_controllers(&dir, dir == root);
         dir.push(part);
         make_dir(&dir)?;
     }
@@ -25,12 +26,35 @@ pub(super) fn create(root: &Path, path: &Path) -> Result<()> {
 
 /// A controller works in a cgroup once its parent passes it on. One that cannot be passed on shows itself by
 /// name when a limit asks for it.
-fn enable_controllers(dir: &Path) {
+fn enable_controllers(dir: &Path, is_root: bool) {
     let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     let has = |list: &str, name: &str| list.split_whitespace().any(|controller| controller == name);
     for name in CONTROLLERS.into_iter().filter(|name| has(&available, name) && !has(&enabled, name)) {
-        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
+        let enable = || fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
+        if enable().is_err_and(|error| is_root && error.kind() == ErrorKind::ResourceBusy) {
+            make_room(dir);
+            let _ = enable();
+        }
+    }
+}
+
+/// Moves what is in a cgroup itself to one below it: but for the hierarchy's own root, none may hold processes and pass
+/// controllers on. That root is not ours where hostd itself runs in a container and sees its own cgroup as the root.
+fn make_room(dir: &Path) {
+    let leaf = dir.join("init");
+    if !dir.join("cgroup.type").exists() || make_dir(&leaf).is_err() {
+        return;
+    }
+    // Again for those that were forked meanwhile; who ends meanwhile is gone as well.
+    for _ in 0..10 {
+        let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids.lines() {
+            let _ = fs::write(leaf.join("cgroup.procs"), pid);
+        }
     }
 }
 
@@ -158,6 +182,47 @@ pub(super) fn freeze(dir: &Path, frozen: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_that_holds_processes_makes_room_for_containers() {
+        // Wherever the host has a hierarchy of this kind, with any controller.
+        let controller = |dir: &Path| -> Option<String> {
+            fs::read_to_string(dir.join("cgroup.controllers"))
+                .ok()?
+                .split_whitespace()
+                .next()
+                .map(str::to_owned)
+        };
+        let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let found = mounts.into_iter().find_map(|dir| Some((dir, controller(dir)?)));
+        let (Some((mount, name)), true) = (found, rustix::process::geteuid().is_root()) else {
+            eprintln!("skipped: needs root, and a cgroup2 file system with a controller");
+            return;
+        };
+        let control = mount.join("cgroup.subtree_control");
+        let before = fs::read_to_string(&control).unwrap();
+        fs::write(&control, format!("+{name}")).unwrap();
+        let root = mount.join(format!("hostd-test-room-{}", std::process::id()));
+        fs::create_dir(&root).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        fs::write(root.join("cgroup.procs"), child.id().to_string()).unwrap();
+        create(&root, Path::new("hostd/box")).unwrap();
+        let (moved, passed_on) = (
+            fs::read_to_string(root.join("init/cgroup.procs")).unwrap(),
+            fs::read_to_string(root.join("cgroup.subtree_control")).unwrap(),
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(moved.trim(), child.id().to_string());
+        assert!(!passed_on.trim().is_empty());
+        for dir in ["hostd/box", "hostd", "init", ""] {
+            fs::remove_dir(root.join(dir)).unwrap();
+        }
+        if !before.split_whitespace().any(|known| known == name) {
+            // Somebody else may need it by now.
+            drop(fs::write(&control, format!("-{name}")));
+        }
+    }
 
     #[test]
     fn shares_quota_and_swap_are_converted() {
