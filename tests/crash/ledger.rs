@@ -101,6 +101,10 @@ impl Ledger {
             Change::Start => (entry.kind.started(), &["created", "exited"]),
             Change::Stop => (entry.kind.ended(), &["running", "paused", "restarting"]),
             Change::Restart => (entry.kind.started(), &["running", "exited", "created", "restarting"]),
+            // One that ends by itself may have done so in the moment before.
+            Change::Pause if matches!(entry.kind, Kind::Failing | Kind::Once) => {
+                (&["paused", "running", "restarting", "exited"], &[])
+            }
             Change::Pause => (&["paused"], &["running"]),
             Change::Unpause => (&["running"], &["paused"]),
             Change::Remove => (&[GONE], &["exited", "created"]),
