@@ -66,6 +66,8 @@ struct Entry {
     may_be: BTreeSet<&'static str>,
     /// A shim of it was killed: its exit code says nothing any more.
     shaken: bool,
+    /// A stop was asked for and not answered: its restart policy may leave it alone from now on.
+    half_stopped: bool,
     /// What led to this, for the report of a failure.
     story: Vec<String>,
 }
@@ -84,7 +86,15 @@ impl Ledger {
 
     /// Notes a new name, before anything is asked about it.
     pub(crate) fn expect(&mut self, name: &str, kind: Kind, port: Option<u16>) {
-        let entry = Entry { id: None, kind, port, may_be: [GONE].into(), shaken: false, story: Vec::new() };
+        let entry = Entry {
+            id: None,
+            kind,
+            port,
+            may_be: [GONE].into(),
+            shaken: false,
+            half_stopped: false,
+            story: Vec::new(),
+        };
         self.entries.insert(name.to_owned(), entry);
     }
 
@@ -118,10 +128,12 @@ impl Ledger {
                 }
                 if change == Change::Start || change == Change::Restart {
                     entry.shaken = false;
+                    entry.half_stopped = false;
                 }
             }
             Ok(answer) => self.refused(name, change, answer),
             Err(_) => {
+                entry.half_stopped |= matches!(change, Change::Stop | Change::Restart);
                 entry.may_be.extend(to);
                 entry.may_be.extend(on_the_way);
                 // Cut off between the end of its run and the rest of what was asked for.
@@ -191,7 +203,10 @@ impl Ledger {
             let state = entry.may_be.iter().copied().find(|state| *state == now.state);
             entry.may_be = match state {
                 // Those that come and go may do so until they are told otherwise.
-                Some("running" | "restarting") => entry.kind.started().iter().copied().collect(),
+                Some("running" | "restarting") => {
+                    let given_up: &[_] = if entry.half_stopped { &["exited"] } else { &[] };
+                    entry.kind.started().iter().chain(given_up).copied().collect()
+                }
                 Some(state) => [state].into(),
                 None => continue,
             };
