@@ -156,7 +156,10 @@ impl Ledger {
             // It was so before, or its state forbids it: nothing has changed by that.
             304 | 409 => {}
             // A shim was killed while it was asked, say, or hostd goes down.
-            500 | 503 => entry.may_be.extend(["running", "exited", "created", "restarting", "dead"]),
+            500 | 503 => {
+                entry.half_stopped |= matches!(change, Change::Stop | Change::Restart);
+                entry.may_be.extend(["running", "exited", "created", "restarting", "dead"]);
+            }
             other => panic!("{name}: {change:?} is answered {other} {}: {entry:#?}", answer.message()),
         }
     }
