@@ -87,7 +87,7 @@ impl Task {
     /// What a daemon is told that asks for execs.
     fn known(&self) -> Option<KnownExec> {
         let (id, note) = (self.id.clone(), self.note.clone());
-        (!note.is_empty()).then(|| KnownExec { id, note, pid: self.pid, exit: self.exit })
+        (!note.is_empty()).then_some(KnownExec { id, note, pid: self.pid, exit: self.exit })
     }
 
     fn is_done(&self) -> bool {
