@@ -106,7 +106,7 @@ fn no_descriptor_of_the_engine_is_a_way_out() {
         }
     }
     for number in 3..12 {
-        for cwd in [format!("/proc/self/fd/{number}"), format!("/links/link{number}/..")] {
+        for cwd in [format!("/proc/self/fd/{number}"), format!("/links/link{number}/tmp")] {
             docker(&host, &["run", "--rm", "-v", &links, "-w", &cwd, "busybox", "sh", "-c", "echo inside"])
                 .failure()
                 .lacks("inside");

@@ -14,6 +14,9 @@ pub(super) fn merge(mut asked: ContainerConfig, image: &ImageConfig) -> Result<C
             asked.working_dir
         )));
     }
+    if !asked.working_dir.is_empty() {
+        asked.working_dir = super::mounts::clean(&asked.working_dir);
+    }
     for port in image.exposed_ports.keys() {
         let port = port
             .parse::<Port>()

@@ -219,7 +219,7 @@ fn check_target(kind: &str, target: &str) -> Result<String> {
 }
 
 /// An absolute path without `.`, `..` and doubled slashes.
-fn clean(path: &str) -> String {
+pub(super) fn clean(path: &str) -> String {
     let mut parts = Vec::new();
     for part in path.split('/') {
         match part {

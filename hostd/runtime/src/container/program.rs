@@ -42,6 +42,8 @@ impl Privileges<'_> {
                 Err(_) => break,
             }
         }
+        // While nothing stands in the way of root; what does, such as a file server, may let the user in.
+        let early = change_directory(cwd);
         let become_user = || format!("become user {}:{}", user.uid, user.gid);
         rustix::thread::set_keep_capabilities(true).doing(doing)?;
         let groups: Vec<Gid> = user.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
@@ -53,19 +55,25 @@ impl Privileges<'_> {
         // A filter without no_new_privs takes CAP_SYS_ADMIN, which goes right after.
         let admin = CapabilitySet::SYS_ADMIN.bits();
         let own = rustix::thread::capabilities(None).doing(doing)?.permitted.bits();
-        set_caps(CapSet((self.caps.0 | admin) & own)).doing(doing)?;
+        set_caps(CapSet((self.caps_of_user().0 | admin) & own)).doing(doing)?;
         // Under no_new_privs a profile could only be given up for a stricter one.
         profile.map_or(Ok(()), Profile::take_at_exec)?;
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).doing(|| "set no_new_privs".into())?;
         }
-        change_directory(cwd)
+        early.or_else(|_| change_directory(cwd))
+    }
+
+    /// What of the container's capabilities its user has: as after execve(2), only root any, so that nobody else is let
+    /// past permissions on the way there.
+    fn caps_of_user(&self) -> CapSet {
+        if rustix::process::geteuid().is_root() { self.caps } else { CapSet::EMPTY }
     }
 
     /// Loads the filter and leaves the container's capabilities: nothing but exec comes after.
     fn finish(&self) -> Attempt<()> {
         let own = rustix::thread::capabilities(None).doing(|| "read capabilities".into())?.permitted.bits();
-        let last = CapSet(self.caps.0 & own);
+        let last = CapSet(self.caps_of_user().0 & own);
         let load = || {
             if self.seccomp.is_empty() {
                 return Ok(());
