@@ -8,6 +8,10 @@ use std::fs::{DirBuilder, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a lock that is held may take to become free.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Held for the life of the daemon. The kernel lets go of it even after `kill -9`.
 pub(crate) struct Lock {
@@ -44,12 +48,24 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .map_err(|error| Failure::new(format!("cannot create {}", path.display())).because(error))
 }
 
+/// Takes the lock. One that is held may be that of a daemon which was killed while it started a process: until that
+/// process has executed its program, it holds what its parent held.
+fn patiently(file: &File) -> Result<(), Errno> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < give_up => std::thread::sleep(PATIENCE / 50),
+            locked => return locked,
+        }
+    }
+}
+
 fn lock(path: &Path, what: &str) -> Result<File> {
     let failed =
         |error: std::io::Error| Failure::new(format!("cannot lock {}", path.display())).because(error);
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match patiently(&file) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut pid = String::new();
