@@ -3,6 +3,7 @@
 use crate::{Outcome, built, eventually, has, run};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -134,6 +135,20 @@ impl TestHost {
         let mut command = Command::new("nsenter");
         command.args(["--net", "--mount", "--target", &self.holder.id().to_string(), "--", program]);
         command
+    }
+
+    /// Runs `act` in the network of this host; what it opens stays there.
+    ///
+    /// # Panics
+    /// The namespace cannot be entered.
+    pub fn within_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let netns = File::open(format!("/proc/{}/ns/net", self.holder.id())).expect("open the namespace");
+        let enter = || {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(netns.as_fd(), kind).expect("enter the namespace");
+            act()
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join().expect("act in the namespace"))
     }
 
     /// One field of `docker inspect`, by Go template.

@@ -8,10 +8,12 @@ mod api;
 mod host;
 mod outcome;
 pub mod python;
+mod raw;
 
 pub use api::{Answer, Api};
 pub use host::TestHost;
 pub use outcome::{Outcome, run};
+pub use raw::{Hijacked, demultiplex};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

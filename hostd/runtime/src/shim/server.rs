@@ -327,7 +327,10 @@ impl Shim {
             Ok(Some(Ok(request))) => self.answer(request, connection, fds),
             Ok(Some(Err(strange))) => self.reply(connection, &Reply::Failed(strange)),
             // As above, before it waited.
-            Ok(None) | Err(_) => self.quit |= self.is_waiting() && self.connections.is_empty(),
+            Ok(None) | Err(_) => {
+                self.quit |=
+                    self.is_waiting() && self.connections.is_empty() && self.container.waiters.is_empty()
+            }
         }
     }
 
