@@ -41,6 +41,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
 /// What a client gets to read a head before what follows is sent, too.
 const HEAD_PATIENCE: Duration = Duration::from_secs(2);
+/// What is read of a body at once. From 128 KiB up every buffer would be a mapping of its own, whose pages the kernel
+/// clears anew for each.
+const BODY_BUFFER: usize = 120 << 10;
 /// Buffer of each direction of a stream, to begin with, and when much comes.
 const STREAM_BUFFER: (usize, usize) = (16 << 10, 256 << 10);
 
@@ -149,6 +152,7 @@ pub(crate) async fn serve(io: impl Transport, router: Router, activity: &Activit
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
+        .max_buf_size(BODY_BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let mut first_request = std::pin::pin!(tokio::time::sleep(FIRST_REQUEST));
     let takeover = loop {

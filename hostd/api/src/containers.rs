@@ -47,7 +47,7 @@ pub(crate) async fn list(
         size: params.flag("size"),
         filters: params.filters()?,
     };
-    summary::list(&engine, &options, version).map(Json)
+    summary::list(&engine, &options, version).await.map(Json)
 }
 
 /// `POST /containers/prune`.
@@ -108,7 +108,7 @@ pub(crate) async fn inspect(
     params: Params,
 ) -> Result<Json<Value>> {
     let record = engine.inspect(&id)?;
-    shape::encode(&engine, &record, params.flag("size"), version).map(Json)
+    shape::encode(&engine, &record, params.flag("size"), version).await.map(Json)
 }
 
 /// `POST /containers/{id}/start`: 204 once started, 304 where it already ran.
@@ -234,7 +234,7 @@ pub(crate) async fn inspect_linked(
     params: Params,
 ) -> Result<Json<Value>> {
     let record = engine.inspect(&engine.linked(&parent, &alias)?)?;
-    shape::encode(&engine, &record, params.flag("size"), version).map(Json)
+    shape::encode(&engine, &record, params.flag("size"), version).await.map(Json)
 }
 
 fn encode_wait(result: &WaitResult) -> Bytes {

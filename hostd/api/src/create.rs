@@ -37,7 +37,7 @@ pub(crate) fn decode(body: &Map<String, Value>, version: ApiVersion) -> Result<C
     Ok(CreateRequest { config, host, mac_address, ..CreateRequest::default() })
 }
 
-fn container_config(fields: &Fields<'_>) -> Result<ContainerConfig> {
+pub(crate) fn container_config(fields: &Fields<'_>) -> Result<ContainerConfig> {
     fields.refuse(&["OnBuild", "ArgsEscaped"])?;
     Ok(ContainerConfig {
         hostname: fields.string("Hostname")?,
@@ -184,7 +184,6 @@ pub(crate) mod tests {
     fn fields_that_are_not_honoured_are_refused_by_name() {
         for (host, status, name) in [
             (json!({ "BlkioWeight": -1 }), 400, "Range of blkio weight is from 10 to 1000"),
-            (json!({ "StorageOpt": { "size": "1G" } }), 501, "HostConfig.StorageOpt"),
             (json!({ "RestartPolicy": { "Name": "sometimes" } }), 400, "unknown policy 'sometimes'"),
         ] {
             let error = decode(json!({ "Image": "x", "HostConfig": host })).unwrap_err();

@@ -33,7 +33,7 @@ pub(crate) async fn df(
     }
     if wanted("container") {
         let options = ListOptions { all: true, size: true, ..ListOptions::default() };
-        usage["Containers"] = json!(summary::list(&engine, &options, version)?);
+        usage["Containers"] = json!(summary::list(&engine, &options, version).await?);
     }
     if wanted("volume") {
         let mut items = Vec::new();

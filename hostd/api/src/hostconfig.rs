@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// Docker's fields that nothing here honours yet.
-const NOT_HONOURED: &[&str] = &["StorageOpt", "Cgroup"];
+const NOT_HONOURED: &[&str] = &["Cgroup"];
 
 /// Reads the object; older clients get the defaults of their time.
 pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostConfig> {
@@ -67,6 +67,7 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         resources: limits::resources(fields, version)?,
         container_id_file: fields.string("ContainerIDFile")?,
         runtime: fields.string("Runtime")?,
+        storage_opt: fields.string_map("StorageOpt")?,
         annotations: if version.since(43) { fields.string_map("Annotations")? } else { Default::default() },
     })
 }
@@ -313,6 +314,7 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         ("Tmpfs", json!(host.tmpfs), host.tmpfs.is_empty()),
         ("Sysctls", json!(host.sysctls), host.sysctls.is_empty()),
         ("Annotations", json!(host.annotations), host.annotations.is_empty()),
+        ("StorageOpt", json!(host.storage_opt), host.storage_opt.is_empty()),
         ("Mounts", host.mounts.iter().map(encode_mount).collect(), host.mounts.is_empty()),
         ("Init", json!(host.init), host.init.is_none()),
     ] {

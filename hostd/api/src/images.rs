@@ -69,7 +69,7 @@ fn encode_summary(image: &Image, version: ApiVersion) -> Value {
     };
     let mut value = json!({
         "Id": image.id,
-        "ParentId": "",
+        "ParentId": image.parent.as_deref().unwrap_or(""),
         "RepoTags": names(&image.repo_tags, "<none>:<none>"),
         "RepoDigests": names(&image.repo_digests, "<none>@<none>"),
         "Created": timestamps::unix(image.created.as_deref()),
@@ -119,7 +119,7 @@ pub(crate) async fn post(
 }
 
 /// `repository:tag`, or `repository@sha256:…` where the tag is a digest.
-fn with_tag(repository: &str, tag: Option<&str>) -> String {
+pub(crate) fn with_tag(repository: &str, tag: Option<&str>) -> String {
     match tag {
         None => repository.to_owned(),
         Some(digest) if digest.contains(':') => format!("{repository}@{digest}"),
@@ -237,7 +237,7 @@ fn encode_image(image: &Image, version: ApiVersion) -> Value {
         "Id": image.id,
         "RepoTags": image.repo_tags,
         "RepoDigests": image.repo_digests,
-        "Parent": "",
+        "Parent": image.parent.as_deref().unwrap_or(""),
         "Comment": image.comment,
         "DockerVersion": "",
         "Author": image.author,
@@ -352,6 +352,7 @@ mod tests {
         };
         Image {
             id: format!("sha256:{}", "a".repeat(64)),
+            parent: None,
             repo_tags: vec!["busybox:latest".to_owned()],
             repo_digests: Vec::new(),
             config: Default::default(),

@@ -8,7 +8,7 @@ use hostd_engine::model::{ContainerConfig, ContainerRecord, Health, MountPoint, 
 use serde_json::{Map, Value, json};
 
 /// The whole object.
-pub(crate) fn encode(
+pub(crate) async fn encode(
     engine: &Engine,
     record: &ContainerRecord,
     size: bool,
@@ -21,7 +21,7 @@ pub(crate) fn encode(
         value["HostConfig"]["Links"] = json!(links);
     }
     if size && let Value::Object(map) = &mut value {
-        let (writable, all) = engine.size(&record.id)?;
+        let (writable, all) = engine.size(&record.id).await?;
         map.insert("SizeRw".to_owned(), json!(writable));
         map.insert("SizeRootFs".to_owned(), json!(all));
     }

@@ -12,6 +12,8 @@
 //! [`error::ApiError`]: a status and `{"message": …}`.
 
 mod activity;
+mod archive;
+mod commit;
 mod connection;
 mod containers;
 mod create;

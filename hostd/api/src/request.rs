@@ -15,6 +15,10 @@ const JSON_LIMIT: usize = 4 << 20;
 /// A client that dribbles its body must not hold a connection for ever.
 const JSON_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What is read of a refused body.
+const DRAIN_LIMIT: usize = 64 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A JSON object; empty where the request has no body.
 #[derive(Debug)]
 pub(crate) struct JsonBody(pub(crate) Map<String, Value>);
@@ -73,6 +77,22 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 /// A body of any size, as it comes.
 pub(crate) fn stream(body: Body) -> BoxStream<'static, std::io::Result<bytes::Bytes>> {
     body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other)).boxed()
+}
+
+/// Reads what a client goes on to send of a body that was refused: most read no answer before they have sent all. Bounded,
+/// since some would send for ever.
+pub(crate) async fn drain(content: &mut BoxStream<'static, std::io::Result<bytes::Bytes>>) {
+    let read = async {
+        let mut left = DRAIN_LIMIT;
+        while let Some(Ok(chunk)) = content.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Too slow or too much: the connection is closed with the answer.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, read).await;
 }
 
 /// What of a URI may stand in a log: the query can hold what a user would not show.

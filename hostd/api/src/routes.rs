@@ -1,7 +1,9 @@
 //! Method and path to handler, and what answers where there is none.
 
 use crate::error::ApiError;
-use crate::{containers, disk_usage, exec, images, limits, networks, stats, system, volumes};
+use crate::{
+    archive, commit, containers, disk_usage, exec, images, limits, networks, stats, system, volumes,
+};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post};
@@ -46,6 +48,10 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/containers/{id}/attach/ws", get(containers::attach_by_websocket))
         .route("/containers/{id}/logs", get(containers::logs))
         .route("/containers/{id}/exec", post(exec::create))
+        .route("/containers/{id}/archive", get(archive::get).head(archive::stat).put(archive::put))
+        .route("/containers/{id}/changes", get(archive::changes))
+        .route("/containers/{id}/export", get(archive::export))
+        .route("/commit", post(commit::commit))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))
         .route("/exec/{id}/json", get(exec::inspect))
@@ -62,16 +68,10 @@ pub(crate) fn router(engine: Engine) -> Router {
 
 /// Endpoints of v1.50 that hostd does not serve. `*` stands for any number of segments.
 const NOT_IMPLEMENTED: &[(&str, &str)] = &[
-    ("GET", "/containers/*/changes"),
-    ("GET", "/containers/*/export"),
-    ("HEAD", "/containers/*/archive"),
-    ("GET", "/containers/*/archive"),
-    ("PUT", "/containers/*/archive"),
     ("POST", "/build"),
     ("POST", "/build/cancel"),
     ("POST", "/images/*/push"),
     ("GET", "/images/search"),
-    ("POST", "/commit"),
     ("GET", "/images/*/get"),
     ("GET", "/images/get"),
     ("PUT", "/volumes/*"),
@@ -153,11 +153,11 @@ mod tests {
         let error = ask(Method::GET, "/tasks?x=1").await;
         assert_eq!(error.status(), StatusCode::NOT_IMPLEMENTED);
         assert_eq!(error.message(), "GET /tasks is not supported by hostd yet");
-        let error = ask(Method::GET, "/containers/web/changes").await;
-        assert_eq!(error.message(), "GET /containers/web/changes is not supported by hostd yet");
+        let error = ask(Method::GET, "/images/a/b/get").await;
+        assert_eq!(error.message(), "GET /images/a/b/get is not supported by hostd yet");
         assert_eq!(ask(Method::POST, "/images/a/b/push").await.status(), StatusCode::NOT_IMPLEMENTED);
         for (method, path) in
-            [(Method::GET, "/nonsense"), (Method::PUT, "/networks"), (Method::GET, "/containers//changes")]
+            [(Method::GET, "/nonsense"), (Method::PUT, "/networks"), (Method::POST, "/images//push")]
         {
             let error = ask(method, path).await;
             assert_eq!(

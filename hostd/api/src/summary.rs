@@ -31,7 +31,11 @@ struct Item {
 }
 
 /// The containers that `options` select.
-pub(crate) fn list(engine: &Engine, options: &ListOptions, version: ApiVersion) -> Result<List, ApiError> {
+pub(crate) async fn list(
+    engine: &Engine,
+    options: &ListOptions,
+    version: ApiVersion,
+) -> Result<List, ApiError> {
     let records = engine.list(options)?;
     let mut names: HashMap<&str, Option<String>> = HashMap::new();
     let mut link_names = engine.link_names();
@@ -42,7 +46,7 @@ pub(crate) fn list(engine: &Engine, options: &ListOptions, version: ApiVersion) 
         items.push(Item {
             record: Arc::clone(record),
             image_has_name: id.as_ref() == Some(&record.image_id),
-            sizes: if options.size { Some(engine.size(&record.id)?) } else { None },
+            sizes: if options.size { Some(engine.size(&record.id).await?) } else { None },
             link_names: link_names.remove(&record.id).unwrap_or_default(),
         });
     }

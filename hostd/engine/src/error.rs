@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Invalid,
     /// The object's state forbids it.
     Conflict,
+    /// It is protected.
+    Forbidden,
     /// Nothing to do.
     NotModified,
     /// Credentials are missing or wrong.

@@ -153,7 +153,7 @@ impl Engine {
         Ok(removed)
     }
 
-    fn tell_image(&self, action: &str, id: &str, name: &str) {
+    pub(crate) fn tell_image(&self, action: &str, id: &str, name: &str) {
         self.0.bus.publish("image", action, id, BTreeMap::from([("name".to_owned(), name.to_owned())]));
     }
 }
@@ -196,17 +196,30 @@ fn matches_reference(name: &str, patterns: &[String]) -> bool {
         .any(|pattern| glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes()))
 }
 
-/// Shell patterns as for paths: `*` and `?` do not match a slash.
+/// Shell patterns as for paths: `*` and `?` do not match a slash. Takes no more than the product of both lengths, since
+/// only the last `*` ever has to take more.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.first(), text.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            glob(&pattern[1..], text) || text.first().is_some_and(|c| *c != b'/') && glob(pattern, &text[1..])
+    let (mut p, mut t) = (0, 0);
+    // Where to go on when what follows the last `*` does not fit: after it, and one further in the text.
+    let mut retry: Option<(usize, usize)> = None;
+    while p < pattern.len() || t < text.len() {
+        match (pattern.get(p), text.get(t)) {
+            (Some(b'*'), _) => {
+                p += 1;
+                retry = Some((p, t));
+            }
+            (Some(b'?'), Some(c)) if *c != b'/' => (p, t) = (p + 1, t + 1),
+            (Some(wanted), Some(c)) if wanted == c => (p, t) = (p + 1, t + 1),
+            _ => match retry {
+                Some((after, from)) if text.get(from).is_some_and(|c| *c != b'/') => {
+                    retry = Some((after, from + 1));
+                    (p, t) = (after, from + 1);
+                }
+                _ => return false,
+            },
         }
-        (Some(b'?'), Some(c)) if *c != b'/' => glob(&pattern[1..], &text[1..]),
-        (Some(p), Some(c)) if p == c => glob(&pattern[1..], &text[1..]),
-        _ => false,
     }
+    true
 }
 
 #[cfg(test)]
@@ -223,8 +236,18 @@ mod tests {
             ("my/*", "my/app:1", true),
             ("*", "my/app:1", false),
             ("host:5000/app", "host:5000/app:2", true),
+            ("*/*:*", "my/app:1", true),
+            ("a*b*c", "a/b/c:1", false),
+            ("**", "busybox", true),
         ] {
             assert_eq!(matches_reference(name, &[pattern.to_owned()]), fits, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn a_pattern_of_many_stars_is_no_burden() {
+        // By trying all ways this would never end.
+        assert!(!glob("*a".repeat(100).as_bytes(), "a".repeat(99).as_bytes()));
+        assert!(glob("*a".repeat(100).as_bytes(), "a".repeat(200).as_bytes()));
     }
 }

@@ -23,6 +23,7 @@
 //! Reads are served from memory and never wait; see `container` for who may write, and `db` and `journal` for what a crash leaves.
 
 mod attach;
+mod commit;
 mod container;
 mod create;
 mod db;
@@ -31,6 +32,7 @@ mod devices;
 mod error;
 mod events;
 mod exec;
+mod files;
 mod filters;
 mod health;
 mod images;
@@ -62,13 +64,17 @@ mod wait;
 mod watch;
 
 pub use attach::{AttachOptions, Attached};
+pub use commit::CommitRequest;
 pub use create::{CreateRequest, Created, SeccompProfile, SecurityDefaults, check_ulimit, parse_size};
 pub use devices::DiscoveredDevice;
 pub use error::{EngineError, ErrorKind, Result};
 pub use events::{Event, EventOptions};
 pub use exec::{ExecInfo, ExecRequest, ExecStart};
+pub use files::{Archive, PutOptions};
 pub use filters::Filters;
+pub use hostd_image::files::PathStat;
 pub use hostd_image::{Auth, HistoryEntry, Image, ImageStoreConfig, Platform, Progress, Removed};
+pub use hostd_image::{Change, ChangeKind};
 pub use hostd_network::{DefaultNetwork, Endpoint, NetworkConfig, Protocol, PublishedPort};
 pub use hostd_runtime::cgroup::Driver as CgroupDriver;
 pub use hostd_runtime::spec::{Extent, IdMap, MASKED_PATHS, READONLY_PATHS};

@@ -1,11 +1,12 @@
 //! Listing containers, with Docker's filters.
 
 use crate::Engine;
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, Result, joined};
 use crate::filters::{self, Filters};
 use crate::model::{ContainerRecord, Port, Status};
 use regex_lite::Regex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -53,30 +54,26 @@ impl Engine {
         Ok(matching.take(query.limit).collect())
     }
 
-    /// Bytes of the writable layer, and of everything.
-    pub fn size(&self, name: &str) -> Result<(u64, u64)> {
+    /// Bytes of the writable layer, and of everything. Reads all directories of the layer.
+    pub async fn size(&self, name: &str) -> Result<(u64, u64)> {
         let record = self.container(name)?.record();
-        let image = self.0.images.get(&record.image_id).map_or(0, |image| image.size);
         // One that never ran has no layer, and looking must not make one.
-        let own = if self.0.images.has_snapshot(&record.id) {
-            disk_usage(&self.0.images.snapshot(&record.id, &record.image_id)?.upper)
-        } else {
-            0
-        };
-        Ok((own, own + image))
+        let (upper, below) = self.0.images.snapshot_size(&record.id, &record.image_id);
+        let Some(upper) = upper else { return Ok((0, below)) };
+        let own = tokio::task::spawn_blocking(move || disk_usage(&upper)).await.map_err(joined)?;
+        Ok((own, own + below))
     }
 }
 
-/// Bytes of the files below `dir`; what goes away meanwhile counts nothing.
+/// Bytes of the files below `dir`, of one with several names once; what goes away meanwhile counts nothing.
 pub(crate) fn disk_usage(dir: &std::path::Path) -> u64 {
-    let mut total = 0;
-    let mut todo = vec![dir.to_owned()];
+    let (mut total, mut todo, mut seen) = (0, vec![dir.to_owned()], HashSet::new());
     while let Some(dir) = todo.pop() {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() {
                 todo.push(entry.path());
-            } else {
+            } else if meta.nlink() < 2 || seen.insert((meta.dev(), meta.ino())) {
                 total += meta.len();
             }
         }

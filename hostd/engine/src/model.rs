@@ -292,6 +292,8 @@ pub struct HostConfig {
     pub container_id_file: String,
     /// For the container's runtime, where it is not hostd's own.
     pub annotations: BTreeMap<String, String>,
+    /// `size`: bytes that the writable layer may take.
+    pub storage_opt: BTreeMap<String, String>,
     /// Name of the OCI runtime; empty on records from before there was a choice, which is hostd's own.
     pub runtime: String,
 }

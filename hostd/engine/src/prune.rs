@@ -34,7 +34,7 @@ impl Engine {
             if !fits {
                 continue;
             }
-            let size = self.size(&record.id).map_or(0, |(writable, _)| writable);
+            let size = self.size(&record.id).await.map_or(0, |(writable, _)| writable);
             match self.remove(&record.id, RemoveOptions::default()).await {
                 Ok(()) => {
                     pruned.removed.push(record.id.clone());

@@ -163,7 +163,7 @@ pub(crate) fn override_env(env: &mut Vec<String>, more: &[String]) {
 }
 
 /// The files that hostd makes, then what the client asked for, so that it may cover them.
-fn mounts(record: &ContainerRecord) -> Vec<Mount> {
+pub(crate) fn mounts(record: &ContainerRecord) -> Vec<Mount> {
     let bind = |source: &str, destination: &str| Mount {
         destination: destination.to_owned(),
         kind: MountKind::Bind { source: source.into(), propagation: None, recursive: true, attributes: 0 },

@@ -307,7 +307,7 @@ impl Engine {
             for path in [&record.hostname_path, &record.hosts_path, &record.resolv_conf_path] {
                 remap::give(Path::new(path), root)?;
             }
-            Ok(engine.0.images.snapshot(&record.id, &record.image_id)?)
+            engine.snapshot_of(&record)
         })
         .await
         .map_err(joined)?

@@ -24,6 +24,17 @@ pub(crate) struct LayerRecord {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ImageFile {
     pub(crate) layers: Vec<LayerRecord>,
+    /// The image that it was made from on this machine.
+    #[serde(default)]
+    pub(crate) parent: Option<Digest>,
+}
+
+/// An item of a writable layer's `lower.json`; the older form lacks what is known of the layer.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Lower {
+    Layer(LayerRecord),
+    Chain(Digest),
 }
 
 /// An image without its names.
@@ -31,6 +42,7 @@ pub(crate) struct ImageFile {
 pub(crate) struct ImageRecord {
     pub(crate) image: Image,
     pub(crate) layers: Vec<LayerRecord>,
+    pub(crate) parent: Option<Digest>,
 }
 
 /// All of it.
@@ -125,6 +137,11 @@ impl Index {
         }
     }
 
+    /// Whether another image was made from this one.
+    pub(crate) fn has_children(&self, id: &Digest) -> bool {
+        self.images.values().any(|image| image.parent.as_ref() == Some(id))
+    }
+
     /// Whether an image, a writable layer or work in progress needs the layer.
     pub(crate) fn is_used(&self, chain_id: &Digest) -> bool {
         self.held.contains_key(chain_id)
@@ -171,11 +188,21 @@ impl Index {
             let Ok(key) = entry.file_name().into_string() else { continue };
             let path = entry.path().join("lower.json");
             let lower = fs::read(&path).map_err(|e| e.to_string()).and_then(|bytes| {
-                serde_json::from_slice::<Vec<Digest>>(&bytes).map_err(|error| error.to_string())
+                serde_json::from_slice::<Vec<Lower>>(&bytes).map_err(|error| error.to_string())
             });
             match lower {
                 Ok(lower) => {
-                    self.snapshots.insert(key, lower);
+                    let chain = lower.into_iter().map(|lower| match lower {
+                        Lower::Chain(chain_id) => chain_id,
+                        // Its image may have been removed by force.
+                        Lower::Layer(layer) => {
+                            let chain_id = layer.chain_id.clone();
+                            self.layers.entry(chain_id.clone()).or_insert(layer);
+                            chain_id
+                        }
+                    });
+                    let chain = chain.collect();
+                    self.snapshots.insert(key, chain);
                 }
                 Err(error) => {
                     tracing::error!(container = key, error, "cannot read what a writable layer stands on");
@@ -224,7 +251,7 @@ fn read_image(layout: &Layout, id: &Digest) -> Result<ImageRecord, ImageError> {
     }
     let blob = layout.blob(id);
     let config = ImageConfig::parse(&fs::read(&blob).map_err(ImageError::io("read", &blob))?)?;
-    Ok(record(layout, id, config, file.layers))
+    Ok(record(layout, id, config, file.layers, file.parent))
 }
 
 /// Puts together what others see of an image.
@@ -233,6 +260,7 @@ pub(crate) fn record(
     id: &Digest,
     config: ImageConfig,
     layers: Vec<LayerRecord>,
+    parent: Option<Digest>,
 ) -> ImageRecord {
     let mut sizes = layers.iter().map(|layer| layer.size);
     let history = config
@@ -249,6 +277,7 @@ pub(crate) fn record(
         .collect();
     let image = Image {
         id: id.to_string(),
+        parent: parent.as_ref().map(Digest::to_string),
         repo_tags: Vec::new(),
         repo_digests: Vec::new(),
         config: config.config,
@@ -263,5 +292,5 @@ pub(crate) fn record(
         layers: layers.iter().rev().map(|layer| layout.diff(&layer.chain_id)).collect(),
         history,
     };
-    ImageRecord { image, layers }
+    ImageRecord { image, layers, parent }
 }

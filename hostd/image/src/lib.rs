@@ -14,9 +14,12 @@
 //! are right, it is renamed into place, and the image is registered (`store`, `index`) when all its layers are there.
 
 mod archive;
+mod commit;
 mod compress;
+mod diff;
 mod digest;
 mod error;
+pub mod files;
 mod index;
 mod layer;
 mod layout;
@@ -24,16 +27,20 @@ mod manifest;
 mod model;
 mod pipe;
 mod pull;
+mod quota;
 mod reference;
 mod registry;
 mod remove;
 mod resolve;
 mod store;
 mod stream;
+mod tarout;
 mod tarstream;
 mod unpack;
 mod usage;
 
+pub use commit::Commit;
+pub use diff::{Change, ChangeKind};
 pub use error::{ErrorKind, ImageError};
 pub use model::{
     Auth, ContainerConfig, HistoryEntry, Image, ImageStoreConfig, Platform, Progress, ProgressSink, Removed,

@@ -118,6 +118,8 @@ pub struct HistoryEntry {
 pub struct Image {
     /// `sha256:…` of the configuration.
     pub id: String,
+    /// The image that it was made from on this machine.
+    pub parent: Option<String>,
     /// `repo:tag` as the user would type it (familiar form), sorted.
     pub repo_tags: Vec<String>,
     /// `repo@sha256:…`, familiar form, sorted.

@@ -119,7 +119,7 @@ impl Pull<'_> {
         let inner = self.inner.clone();
         let image = blocking(move || {
             let _hold = hold;
-            inner.register(&bytes, config, layers, &names)
+            inner.register(&bytes, config, layers, &names, None)
         })
         .await?;
         tell(self.progress, None, format!("Digest: {digest}")).await;

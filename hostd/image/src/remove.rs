@@ -2,6 +2,7 @@
 
 use crate::digest::Digest;
 use crate::error::ImageError;
+use crate::index::LayerRecord;
 use crate::model::Removed;
 use crate::reference::Reference;
 use crate::store::{ImageStore, Inner};
@@ -12,8 +13,8 @@ type Users<'a> = &'a (dyn Fn(&str) -> Vec<(String, bool)> + Sync);
 
 impl ImageStore {
     /// `docker rmi`: untags, and deletes the image and its unshared layers with the last tag. `users` tells who uses
-    /// an image: (container id, whether it runs); Docker's conflict messages. No image here has a parent image, so that
-    /// `prune_parents` finds nothing more to remove.
+    /// an image: (container id, whether it runs); Docker's conflict messages. With `prune_parents`, the images that it was
+    /// made from go too, where nothing else needs or names them. A container that never ran keeps its layers.
     pub async fn remove(
         &self,
         name: &str,
@@ -21,15 +22,15 @@ impl ImageStore {
         prune_parents: bool,
         users: &(dyn Fn(&str) -> Vec<(String, bool)> + Sync),
     ) -> Result<Vec<Removed>, ImageError> {
-        let _ = prune_parents;
         // A few renames and one small file: not worth a thread of its own, which could not borrow `users`.
-        Removal { inner: &self.inner, force, users, done: Vec::new() }.run(name)
+        Removal { inner: &self.inner, force, prune_parents, users, done: Vec::new() }.run(name)
     }
 }
 
 struct Removal<'a> {
     inner: &'a Inner,
     force: bool,
+    prune_parents: bool,
     users: Users<'a>,
     done: Vec<Removed>,
 }
@@ -90,16 +91,38 @@ impl Removal<'_> {
         if !names.is_empty() && !self.force {
             return Err(conflict(id, false, "image is referenced in multiple repositories"));
         }
+        if self.inner.read().has_children(id) {
+            return if by_name {
+                Ok(self.done)
+            } else {
+                Err(conflict(id, true, "image has dependent child images"))
+            };
+        }
         match self.check_unused(id) {
             // The name is gone, as asked; the image stays for its containers.
             Err(_) if by_name => return Ok(self.done),
             other => other?,
         }
         self.untag(&names)?;
+        let parent = self.inner.read().images.get(id).and_then(|image| image.parent.clone());
+        self.delete_record(id)?;
+        if let Some(parent) = parent.filter(|_| self.prune_parents)
+            && self.inner.read().images.contains_key(&parent)
+            && self.names(&parent).is_empty()
+        {
+            self.force = false;
+            return self.delete(&parent, true);
+        }
+        Ok(self.done)
+    }
+
+    fn delete_record(&mut self, id: &Digest) -> Result<(), ImageError> {
         let layers = match self.inner.read().images.get(id) {
-            Some(image) => image.layers.iter().map(|layer| layer.chain_id.clone()).collect::<Vec<_>>(),
-            None => return Ok(self.done),
+            Some(image) => image.layers.clone(),
+            None => return Ok(()),
         };
+        self.keep_for_users(id, &layers)?;
+        let layers: Vec<Digest> = layers.into_iter().map(|layer| layer.chain_id).collect();
         // The record goes first: blobs and layers without one are removed at start-up.
         self.inner.layout.discard(&self.inner.layout.image(id))?;
         crate::layout::sync_dir(&self.inner.layout.dir("images"))?;
@@ -108,7 +131,26 @@ impl Removal<'_> {
         self.done.push(Removed::Deleted(id.to_string()));
         let removed = self.inner.remove_unused(&layers)?;
         self.done.extend(removed.iter().map(|chain_id| Removed::Deleted(chain_id.to_string())));
-        Ok(self.done)
+        Ok(())
+    }
+
+    /// Containers that have yet to start get their writable layers now: by these they keep the layers of an image that
+    /// is removed by force.
+    fn keep_for_users(&self, id: &Digest, layers: &[LayerRecord]) -> Result<(), ImageError> {
+        let users = (self.users)(&id.to_string());
+        let chain: Vec<Digest> = layers.iter().map(|layer| layer.chain_id.clone()).collect();
+        let mut made = false;
+        for (container, _) in users {
+            let mut index = self.inner.write();
+            if index.snapshots.get(&container).is_some_and(|chain| !chain.is_empty()) {
+                continue;
+            }
+            self.inner.make_snapshot(&container, layers)?;
+            index.snapshots.insert(container, chain.clone());
+            made = true;
+        }
+        // What they stand on is said nowhere else from now on.
+        if made { self.inner.layout.sync() } else { Ok(()) }
     }
 
     /// A running container keeps its image even from force.

@@ -1,5 +1,6 @@
 //! The store's face: finding, naming and registering images, and writable layers on top of them.
 
+use crate::diff::Change;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::index::{ImageFile, Index, LayerRecord, record};
@@ -9,8 +10,9 @@ use crate::manifest::ImageConfig;
 use crate::model::{Image, ImageStoreConfig, Snapshot};
 use crate::reference::Reference;
 use crate::registry::Registries;
+use hostd_sys::idmap::IdMap;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Every image of this machine. Cheap to clone.
@@ -81,19 +83,22 @@ impl ImageStore {
         let mut index = self.inner.write();
         // One without layers lost its list in a power cut: the image still has them.
         let known = index.snapshots.get(container_id).filter(|chain| !chain.is_empty()).cloned();
-        let chain = match &known {
-            Some(chain) => chain.clone(),
+        let layers = match &known {
+            Some(_) => Vec::new(),
             None => {
                 let id = index.resolve(image_id)?;
-                let layers = index.images.get(&id).map(|image| &image.layers[..]).unwrap_or_default();
-                layers.iter().map(|layer| layer.chain_id.clone()).collect()
+                index.images.get(&id).map(|image| image.layers.clone()).unwrap_or_default()
             }
+        };
+        let chain = match &known {
+            Some(chain) => chain.clone(),
+            None => layers.iter().map(|layer| layer.chain_id.clone()).collect::<Vec<_>>(),
         };
         // Said before the lock goes, so that nobody removes these layers meanwhile.
         index.snapshots.insert(container_id.to_owned(), chain.clone());
         drop(index);
         if known.is_none()
-            && let Err(error) = self.inner.make_snapshot(container_id, &chain)
+            && let Err(error) = self.inner.make_snapshot(container_id, &layers)
         {
             self.inner.write().snapshots.remove(container_id);
             return Err(error);
@@ -109,9 +114,36 @@ impl ImageStore {
     /// Removes a writable layer; succeeds when it is gone already. Does not wait for the disk (renamed away, deleted behind).
     pub fn remove_snapshot(&self, container_id: &str) -> Result<(), ImageError> {
         check_key(container_id)?;
+        self.inner.unlimit(container_id);
         self.inner.layout.discard(&self.inner.layout.container(container_id))?;
         let Some(chain) = self.inner.write().snapshots.remove(container_id) else { return Ok(()) };
         self.inner.remove_unused(&chain).map(drop)
+    }
+
+    /// What a writable layer changes of the layers below, parents before children; nothing where there is none.
+    pub fn changes(&self, container_id: &str) -> Result<Vec<Change>, ImageError> {
+        check_key(container_id)?;
+        let Some(chain) = self.inner.read().snapshots.get(container_id).cloned() else {
+            return Ok(Vec::new());
+        };
+        let lower: Vec<_> = chain.iter().rev().map(|chain_id| self.inner.layout.diff(chain_id)).collect();
+        crate::diff::changes(&self.inner.layout.container(container_id).join("diff"), &lower)
+    }
+
+    /// Which ids of the host own the files of all layers, for those of containers.
+    pub fn id_map(&self) -> Option<&IdMap> {
+        self.inner.layout.id_map()
+    }
+
+    /// Where a writable layer's files are, if there is one, and the bytes of the layers below it.
+    pub fn snapshot_size(&self, container_id: &str, image_id: &str) -> (Option<PathBuf>, u64) {
+        let index = self.inner.read();
+        let Some(chain) = index.snapshots.get(container_id) else {
+            let image = image_id.parse().ok().and_then(|id: Digest| index.images.get(&id));
+            return (None, image.map_or(0, |image| image.image.size));
+        };
+        let below = chain.iter().filter_map(|chain_id| index.layers.get(chain_id)).map(|layer| layer.size);
+        (Some(self.inner.layout.container(container_id).join("diff")), below.sum())
     }
 
     /// Keys of all writable layers, for finding orphans.
@@ -156,17 +188,18 @@ impl Inner {
         config: ImageConfig,
         layers: Vec<LayerRecord>,
         names: &[Reference],
+        parent: Option<&Digest>,
     ) -> Result<Image, ImageError> {
         let id = Digest::of(config_bytes);
         let _changes = self.change();
         if !self.read().images.contains_key(&id) {
-            let file = serde_json::to_vec(&ImageFile { layers: layers.clone() })
+            let file = serde_json::to_vec(&ImageFile { layers: layers.clone(), parent: parent.cloned() })
                 .map_err(|error| ImageError::Other(error.to_string()))?;
             self.layout.write_blob(&id, config_bytes)?;
             // Layers are written without waiting for the disk; once for all of them is quicker than once per file.
             self.layout.sync()?;
             self.layout.write(&self.layout.image(&id), &file)?;
-            let record = record(&self.layout, &id, config, layers);
+            let record = record(&self.layout, &id, config, layers, parent.cloned());
             self.write().add_image(id.clone(), record);
         }
         if !names.is_empty() {
@@ -239,12 +272,12 @@ impl Inner {
         Ok(removed)
     }
 
-    fn make_snapshot(&self, key: &str, chain: &[Digest]) -> Result<(), ImageError> {
+    pub(crate) fn make_snapshot(&self, key: &str, layers: &[LayerRecord]) -> Result<(), ImageError> {
         let staging = self.layout.stage()?;
         staging.make_diff()?;
         let (work, lower) = (staging.path().join("work"), staging.path().join("lower.json"));
         std::fs::create_dir(&work).map_err(ImageError::io("make", &work))?;
-        let chain = serde_json::to_vec(chain).map_err(|error| ImageError::Other(error.to_string()))?;
+        let chain = serde_json::to_vec(layers).map_err(|error| ImageError::Other(error.to_string()))?;
         // Not synced: a container that a power cut undoes has lost nothing yet, and its key makes the same again.
         std::fs::write(&lower, chain).map_err(ImageError::io("write", &lower))?;
         staging.commit(&self.layout.container(key))

@@ -4,7 +4,7 @@
 //! read into memory: names, PAX records, the number of entries.
 
 use crate::error::ImageError;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 /// Longest name or link target: PATH_MAX.
 const MAX_NAME: u64 = 4096;
@@ -105,6 +105,12 @@ impl<R: Read> TarStream<R> {
     /// Reads on to the end of the stream, so that whoever hashes it sees all of it.
     pub(crate) fn drain(mut self) -> Result<(), ImageError> {
         io::copy(&mut self.inner, &mut io::sink()).map_err(read_failed)?;
+        Ok(())
+    }
+
+    /// Reads on, but not for ever: a client may send what it likes after the end.
+    pub(crate) fn drain_some(mut self, limit: u64) -> Result<(), ImageError> {
+        io::copy(&mut self.inner.by_ref().take(limit), &mut io::sink()).map_err(read_failed)?;
         Ok(())
     }
 
@@ -240,6 +246,26 @@ impl<R: Read> Read for TarStream<R> {
         }
         self.remaining -= n as u64;
         Ok(n)
+    }
+}
+
+/// Shows the data of an entry where it lies, for writing it out without a copy.
+impl<R: BufRead> BufRead for TarStream<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.remaining == 0 {
+            return Ok(&[]);
+        }
+        let buffer = self.inner.fill_buf()?;
+        if buffer.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is truncated"));
+        }
+        let count = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        Ok(&buffer[..count])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+        self.remaining = self.remaining.saturating_sub(count as u64);
     }
 }
 

@@ -421,7 +421,7 @@ fn entry_io(entry: &Entry, source: Errno) -> ImageError {
     ImageError::Stream { doing: format!("write {}", entry.display_name()), source: source.into() }
 }
 
-fn read_failed(entry: &Entry, source: io::Error) -> ImageError {
+pub(crate) fn read_failed(entry: &Entry, source: io::Error) -> ImageError {
     match source.kind() {
         io::ErrorKind::UnexpectedEof => entry.refuse("the archive is truncated"),
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {

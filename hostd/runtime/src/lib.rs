@@ -29,6 +29,7 @@ pub mod spec;
 mod state;
 mod supervisor;
 pub mod userns;
+mod view;
 mod wire;
 
 pub use client::{Container, Exec, ExecHandle, FoundExec};
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 pub use supervisor::Runtime;
 use time::OffsetDateTime;
+pub use view::{Access, View};
 
 /// Where the runtime keeps things.
 #[derive(Clone, Debug)]

@@ -74,6 +74,11 @@ impl Runtime {
         Ok(Self { inner: Arc::new(Config { config, shim, kernel }) })
     }
 
+    /// What the kernel can do.
+    pub(crate) fn kernel(&self) -> Kernel {
+        self.inner.kernel
+    }
+
     /// Spawns the shim and builds the container up to, not including, the exec of its program.
     /// On error nothing is left behind.
     ///

@@ -10,4 +10,5 @@ pub mod hold;
 pub mod idmap;
 pub mod mount;
 pub mod process;
+pub mod quota;
 pub mod socket;

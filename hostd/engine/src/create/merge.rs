@@ -24,8 +24,8 @@ pub(super) fn merge(mut asked: ContainerConfig, image: &ImageConfig) -> Result<C
         asked.exposed_ports.insert(port);
     }
     for variable in &image.env {
-        let name = variable.split('=').next().unwrap_or(variable);
-        if !asked.env.iter().any(|own| own.split('=').next() == Some(name)) {
+        let name = variable_name(variable);
+        if !asked.env.iter().any(|own| variable_name(own) == name) {
             asked.env.push(variable.clone());
         }
     }
@@ -74,6 +74,11 @@ fn merge_healthcheck(own: Healthcheck, image: Healthcheck) -> Healthcheck {
         start_interval: or(own.start_interval, image.start_interval),
         retries: or(own.retries, image.retries),
     }
+}
+
+/// The name of `NAME=value`.
+pub(crate) fn variable_name(variable: &str) -> &str {
+    variable.split('=').next().unwrap_or(variable)
 }
 
 fn fill(slot: &mut String, default: &str) {

@@ -1,11 +1,12 @@
 //! Creating a container: merge, refuse, make volumes, put on record.
 
 pub(crate) mod limits;
-mod merge;
+pub(crate) mod merge;
 mod mounts;
 mod namespaces;
 mod options;
 mod security;
+mod storage;
 
 pub(crate) use namespaces::{in_userns, is_host, is_shareable, target_container};
 pub(crate) use options::parse_extra_host;
@@ -62,6 +63,7 @@ impl Engine {
         let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;
         options::check_runtime(&mut host, &self.0.runtimes(), self.0.config.defaults.id_map.is_some())?;
         self.check_cgroup_parent(&host.cgroup_parent)?;
+        storage::check(&host.storage_opt, || self.0.images.can_limit())?;
         self.check_targets(&mut host)?;
         options::check_mac(request.mac_address.as_deref(), &host)?;
         let links = self.resolve_links(&host)?;

@@ -50,7 +50,7 @@ fn import(
     };
     let bytes = configuration(&diff_id, config, message)?;
     let config = ImageConfig::parse(&bytes)?;
-    inner.register(&bytes, config, vec![layer], names)
+    inner.register(&bytes, config, vec![layer], names, None)
 }
 
 fn configuration(diff_id: &Digest, config: &ContainerConfig, message: &str) -> Result<Vec<u8>, ImageError> {

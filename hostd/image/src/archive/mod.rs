@@ -85,7 +85,7 @@ fn load(
     }
     let mut images = Vec::new();
     for (_hold, image, config, layers) in ready {
-        let mut loaded = inner.register(&image.config, config, layers, &image.names)?;
+        let mut loaded = inner.register(&image.config, config, layers, &image.names, None)?;
         loaded.repo_tags = image.names.iter().map(Reference::familiar).collect();
         images.push(loaded);
     }

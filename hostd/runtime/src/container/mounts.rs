@@ -202,17 +202,7 @@ type Changes = Vec<(MountAttr, bool)>;
 
 /// Opens the sources of all binds and makes the tmpfses.
 pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
-    let mut sources = Vec::with_capacity(spec.mounts.len() + 1);
-    for mount in &spec.mounts {
-        let (fd, make, changes) = match &mount.kind {
-            MountKind::Bind { source, propagation, recursive, attributes } => {
-                let set = attributes | if mount.read_only { RDONLY } else { 0 };
-                bind(source, propagation.as_deref(), *recursive, set)?
-            }
-            MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only)?, Make::Dir, Vec::new()),
-        };
-        sources.push(Source { mount: mount.clone(), fd, make, changes });
-    }
+    let mut sources = spec.mounts.iter().map(open_source).collect::<Attempt<Sources>>()?;
     let shm = "/dev/shm";
     if spec.namespaces.ipc != NsMode::Private && !replaced(spec, shm) {
         let fd = foreign_shm(spec.namespaces.ipc)?;
@@ -221,6 +211,18 @@ pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
         sources.push(Source { mount, fd, make: Make::Dir, changes: Vec::new() });
     }
     Ok(sources)
+}
+
+/// Opens what is to be mounted.
+pub(crate) fn open_source(mount: &Mount) -> Attempt<Source> {
+    let (fd, make, changes) = match &mount.kind {
+        MountKind::Bind { source, propagation, recursive, attributes } => {
+            let set = attributes | if mount.read_only { RDONLY } else { 0 };
+            bind(source, propagation.as_deref(), *recursive, set)?
+        }
+        MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only)?, Make::Dir, Vec::new()),
+    };
+    Ok(Source { mount: mount.clone(), fd, make, changes })
 }
 
 /// The `/dev/shm` of the host or another container.
@@ -305,27 +307,43 @@ pub(crate) fn bind_sources(
     sources: Sources,
     mut host_mqueue: Option<OwnedFd>,
 ) -> Attempt<()> {
-    for Source { mount, fd, make, changes } in sources {
-        let path = &mount.destination;
+    for source in sources {
+        let place = source.place(root)?;
+        let path = &source.mount.destination;
         let parts = normal(path);
-        if parts.is_empty() {
-            return Err(Failure::new(format!("invalid mount destination {path:?}: it is the root")));
-        }
-        let place = root.place(path, make)?;
-        check_proc(spec, path, &parts, &place, &fd)?;
-        move_to(&fd, &place).doing(|| {
-            format!("mount on {path} (are you trying to mount a directory onto a file, or vice-versa?)")
-        })?;
-        // Before anything is mounted below it, of which the host may not hear.
-        for (change, recursive) in changes {
-            root.change(&fd, change, recursive)
-                .doing(|| format!("set the options of the mount on {path}"))?;
-        }
-        if parts == ["dev"] {
+        check_proc(spec, path, &parts, &place, &source.fd)?;
+        let on_dev = parts == ["dev"];
+        source.attach(root, &place)?;
+        if on_dev {
             below_dev(root, spec, host_mqueue.take())?;
         }
     }
     Ok(())
+}
+
+impl Source {
+    /// Where it is to be mounted.
+    pub(crate) fn place(&self, root: &Root) -> Attempt<OwnedFd> {
+        let path = &self.mount.destination;
+        if normal(path).is_empty() {
+            return Err(Failure::new(format!("invalid mount destination {path:?}: it is the root")));
+        }
+        root.place(path, self.make)
+    }
+
+    /// Mounts it there.
+    pub(crate) fn attach(self, root: &Root, place: &OwnedFd) -> Attempt<()> {
+        let path = &self.mount.destination;
+        move_to(&self.fd, place).doing(|| {
+            format!("mount on {path} (are you trying to mount a directory onto a file, or vice-versa?)")
+        })?;
+        // Before anything is mounted below it, of which the host may not hear.
+        for (change, recursive) in self.changes {
+            root.change(&self.fd, change, recursive)
+                .doing(|| format!("set the options of the mount on {path}"))?;
+        }
+        Ok(())
+    }
 }
 
 /// What programs read in `/proc` they trust: only another procfs may stand in its place (CVE-2019-16884), and nothing

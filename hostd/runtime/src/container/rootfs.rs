@@ -50,6 +50,12 @@ impl Root {
         Self::with(Way::Setattr)
     }
 
+    /// A root file system that is mounted somewhere, by its descriptor.
+    pub(crate) fn of(dir: OwnedFd, kernel: Kernel) -> Attempt<Self> {
+        let way = Way::find(kernel.mount_setattr).doing(|| "open /proc/self/fd".into())?;
+        Ok(Self { dir, way })
+    }
+
     fn with(way: Way) -> Attempt<Self> {
         Ok(Self { way, ..Self::at("/")? })
     }
@@ -289,6 +295,12 @@ fn overlay(rootfs: &RootFs) -> Attempt<OwnedFd> {
             .doing(|| format!("set {key} to {}", path.display()))?;
     }
     rustix::mount::fsconfig_set_string(&context, "source", "overlay").doing(doing)?;
+    // The kernel's own defaults differ: with these on, a layer does not say by itself what it holds.
+    for feature in ["redirect_dir", "metacopy"] {
+        rustix::mount::fsconfig_set_string(&context, feature, "off")
+            .map_err(|error| explain(&context, error))
+            .doing(|| format!("switch off {feature}"))?;
+    }
     rustix::mount::fsconfig_create(&context).map_err(|error| explain(&context, error)).doing(doing)?;
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).doing(doing)
 }
@@ -304,7 +316,7 @@ fn overlay_in_one_page(rootfs: &RootFs, at: &str) -> Attempt<OwnedFd> {
     let (upper, work) = (open(&rootfs.upper)?, open(&rootfs.work)?);
     let names: Vec<String> = lower.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
     let options = CString::new(format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off",
         names.join(":"),
         upper.as_raw_fd(),
         work.as_raw_fd()
