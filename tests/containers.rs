@@ -284,7 +284,7 @@ fn a_removal_that_fails_ends_the_wait_for_it_and_can_be_tried_again() {
     run(host.inside("mount").args(["--bind", &place, &place])).success();
     // Bounded by `timeout`: the CLI waits for the removal.
     let mut docker = Command::new("timeout");
-    docker.args(["20", "docker", "-H", &host.url(), "run", "--rm", "--name", "box", "busybox", "true"]);
+    docker.args(["90", "docker", "-H", &host.url(), "run", "--rm", "--name", "box", "busybox", "true"]);
     let outcome = run(&mut docker).says("cannot remove");
     assert_ne!(outcome.code(), 124, "it hangs");
     assert_eq!(host.field("box", "{{.State.Status}}"), "dead");

@@ -40,6 +40,11 @@ fn docker_py_asks_the_engine_about_itself() {
 }
 
 #[test]
+fn docker_py_updates_limits() {
+    module("test_update");
+}
+
+#[test]
 fn docker_py_checks_health() {
     module("test_health");
 }

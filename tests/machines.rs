@@ -4,7 +4,7 @@
 //! The harness is libtest-mimic's, as the shared guest must be removed after the last test.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use e2e::{Outcome, built, eventually, has, run};
+use e2e::{Outcome, built, eventually, has, python, run};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -273,6 +273,31 @@ fn the_stock_docker_cli_drives_the_machine_through_env() {
     run(command.env("BERTH_HOME", laptop.home.path())).success().says("busybox");
 }
 
+/// The guest has cgroup v2 and systemd. `BERTH_TEST_GUEST=all` runs all of the suite there, which takes a while under
+/// emulation; else what is marked as quick.
+fn docker_py_drives_the_machine_through_env() {
+    let laptop = shared();
+    let suite = match python::program("run") {
+        Ok(suite) => suite,
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+    };
+    let whole = std::env::var("BERTH_TEST_GUEST").is_ok_and(|value| value == "all");
+    let script = suite.get_args().next().unwrap().to_string_lossy().into_owned();
+    let shell = format!(
+        "eval \"$({} env --shell bash shared)\" && exec /usr/bin/python3 {script} {}",
+        laptop.berth.display(),
+        if whole { "" } else { "--quick" }
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &shell]).env("BERTH_HOME", laptop.home.path());
+    command.envs(suite.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let outcome = run(&mut command).success();
+    println!("{}{}", outcome.stderr(), outcome.stdout());
+}
+
 fn containers_run_on_the_machine() {
     let laptop = shared();
     laptop.berth(&["run", "--rm", "busybox", "uname", "-a"]).success().says("Linux");
@@ -318,8 +343,10 @@ fn containers_run_on_the_machine() {
 
 fn a_terminal_works_through_the_laptop() {
     let laptop = shared();
+    // The size may come after the start.
+    let until_sized = "for i in $(seq 300); do stty size | grep -q 91 && break; sleep 0.1; done";
     let line = format!(
-        "stty rows 31 cols 91; {} run --rm -it busybox sh -c 'sleep 1; stty size; exit 6'",
+        "stty rows 31 cols 91; {} run --rm -it busybox sh -c '{until_sized}; stty size; exit 6'",
         laptop.berth.display()
     );
     let mut command = Command::new("script");
@@ -579,6 +606,7 @@ fn main() -> ExitCode {
             a_machine_of_ones_own_is_stopped_broken_mended_and_removed,
             a_machine_tells_where_it_is_and_how_it_is,
             the_stock_docker_cli_drives_the_machine_through_env,
+            docker_py_drives_the_machine_through_env,
             containers_run_on_the_machine,
             limits_are_kept_on_cgroup_v2_and_systemd_knows_of_them,
             a_terminal_works_through_the_laptop,

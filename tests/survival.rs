@@ -43,7 +43,7 @@ fn a_published_port_keeps_answering_and_can_be_taken_down_after_a_restart() {
     let script = "echo hi > /index.html; exec httpd -f -p 80 -h /";
     host.docker(["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", script]).success();
     let fetch = |host: &TestHost| {
-        run(host.inside("curl").args(["-fsS", "--max-time", "2", "http://127.0.0.1:8080/"]))
+        run(host.inside("curl").args(["-fsS", "--max-time", "30", "http://127.0.0.1:8080/"]))
     };
     eventually("the page", || (fetch(&host).code() == 0).then_some(()));
     host.kill();

@@ -33,6 +33,8 @@ NULLS = {
         "ContainerBlkioStats": "io_service_bytes_recursive",
         "ContainerConfig": "Cmd Entrypoint Env OnBuild Volumes",
         "ContainerInspectResponse": "ExecIDs",
+        "ContainerUpdateResponse": "Warnings",
+        "DeviceRequest": "Capabilities Count DeviceIDs Options",
         "DriverData": "Data",
         "EndpointSettings": "Aliases DNSNames Links",
         "HostConfig": "Binds BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps BlkioDeviceWriteIOps"

@@ -238,6 +238,8 @@ PROBES = {
 # The words by which a refusal names a field without its name.
 NAMED = {
     "HostConfig.LogConfig.Config": "log opt",
+    "HostConfig.IOMaximumIOps": "Maximum IO IOps",
+    "HostConfig.IOMaximumBandwidth": "Maximum IO Bandwidth",
     "HostConfig.VolumeDriver": "nobody-has-this",
     "HostConfig.VolumesFrom": "fields-other",
     "HostConfig.Links": "fields-other",

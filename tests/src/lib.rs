@@ -6,6 +6,7 @@
 
 mod api;
 mod host;
+pub mod http;
 mod outcome;
 pub mod python;
 mod raw;
@@ -56,7 +57,7 @@ pub fn has(program: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Waits until `ready` gives a value; tells what was waited for when it does not within half a minute.
+/// Waits until `ready` gives a value; tells what was waited for when it does not within a minute and a half.
 ///
 /// # Panics
 /// It takes too long.
@@ -66,7 +67,7 @@ pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(started.elapsed() < Duration::from_secs(30), "gave up waiting: {what}");
+        assert!(started.elapsed() < Duration::from_secs(90), "gave up waiting: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -77,6 +77,9 @@ fn encode_info(info: &Info, version: ApiVersion) -> Value {
     if !version.since(50) || info.discovered_devices.is_empty() {
         map.remove("DiscoveredDevices");
     }
+    if version.since(42) {
+        map.remove("KernelMemory");
+    }
     if !version.since(50) {
         map.insert("BridgeNfIptables".to_owned(), Value::Bool(info.bridge_netfilter.0));
         map.insert("BridgeNfIp6tables".to_owned(), Value::Bool(info.bridge_netfilter.1));

@@ -9,6 +9,7 @@ use hostd_image::Snapshot;
 use hostd_runtime::spec::{
     self, ContainerSpec, Log, Mount, MountKind, Namespaces, NetNs, NsMode, RootFs, Stdin, TtySize,
 };
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -147,19 +148,32 @@ pub(crate) fn environment(record: &ContainerRecord, linked: Vec<String>) -> Vec<
     env
 }
 
-/// Puts `more` into `env`: `NAME=value` replaces or adds, `NAME` alone takes away.
+/// Puts `more` into `env`: `NAME=value` replaces or adds, `NAME` alone takes away. The time taken grows with the lists'
+/// length alone: a client may send a hundred thousand.
 pub(crate) fn override_env(env: &mut Vec<String>, more: &[String]) {
+    let name = |variable: &str| variable.split('=').next().unwrap_or(variable).to_owned();
+    let mut slots: Vec<Option<String>> = env.drain(..).map(Some).collect();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (at, own) in slots.iter().enumerate() {
+        // The first of a name counts.
+        places.entry(name(own.as_deref().unwrap_or_default())).or_insert(at);
+    }
     for variable in more {
-        let (name, has_value) =
-            variable.split_once('=').map_or((variable.as_str(), false), |(name, _)| (name, true));
-        let known = env.iter().position(|own| own.split('=').next() == Some(name));
-        match (known, has_value) {
-            (Some(at), true) => env[at].clone_from(variable),
-            (Some(at), false) => drop(env.remove(at)),
-            (None, true) => env.push(variable.clone()),
+        let known = places.get(&name(variable)).copied();
+        match (known, variable.contains('=')) {
+            (Some(at), true) => slots[at] = Some(variable.clone()),
+            (Some(at), false) => {
+                slots[at] = None;
+                places.remove(variable);
+            }
+            (None, true) => {
+                places.insert(name(variable), slots.len());
+                slots.push(Some(variable.clone()));
+            }
             (None, false) => {}
         }
     }
+    env.extend(slots.into_iter().flatten());
 }
 
 /// The files that hostd makes, then what the client asked for, so that it may cover them.

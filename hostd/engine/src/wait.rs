@@ -32,11 +32,15 @@ impl Engine {
         // In this order: an end between the two is seen as one that came after.
         let mut ends = container.ends.subscribe();
         let now = ends.borrow_and_update().clone();
-        let up = container.record().state.status.is_up();
+        let record = container.record();
+        if condition == WaitCondition::NotRunning && !record.state.status.is_up() {
+            // From the record: an end is there a moment before it is told to those who wait.
+            let result = WaitResult { code: record.state.exit_code, error: now.removal_error };
+            return Ok(Box::pin(std::future::ready(result)));
+        }
         Ok(Box::pin(async move {
             let over = |ends: &crate::container::Ends| match condition {
-                WaitCondition::NotRunning => !up || ends.count > now.count || ends.removed,
-                WaitCondition::NextExit => ends.count > now.count || ends.removed,
+                WaitCondition::NotRunning | WaitCondition::NextExit => ends.count > now.count || ends.removed,
                 WaitCondition::Removed => ends.removed || ends.removal_error.is_some(),
             };
             match ends.wait_for(over).await {
