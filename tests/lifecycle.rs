@@ -272,6 +272,9 @@ fn after_a_reboot_runs_what_was_to_run_each_after_those_it_depends_on() {
     run(&["--name", "stopped"]);
     docker(&host, &["stop", "-t", "0", "stopped"]).success();
     docker(&host, &["run", "-d", "--name", "never", "busybox", "sleep", "1000"]).success();
+    // The end of a daemon brings what it has noted to the disk.
+    host.down();
+    host.up();
     let pids: Vec<String> = ["z-net", "m-linked", "a-joined", "never"]
         .iter()
         .map(|name| host.field(name, "{{.State.Pid}}"))
