@@ -51,8 +51,16 @@ pub(crate) struct SyslogOptions {
     pub(crate) address: Address,
     pub(crate) facility: u8,
     pub(crate) format: hostd_runtime::spec::SyslogFormat,
-    /// PEM files of authority, certificate and key, and whether the server's is looked at.
-    pub(crate) tls: Option<(Option<PathBuf>, Option<PathBuf>, Option<PathBuf>, bool)>,
+    pub(crate) tls: Option<TlsFiles>,
+}
+
+/// PEM files, and whether the server's certificate is looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TlsFiles {
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) verify: bool,
 }
 
 /// `syslog-address`.
@@ -225,8 +233,12 @@ fn syslog(options: &Options) -> Result<SyslogOptions> {
     let file = |name: &str| options.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     // As with Docker, to be there with any value is to be on.
     let verify = !options.contains_key("syslog-tls-skip-verify");
-    let tls =
-        secure.then(|| (file("syslog-tls-ca-cert"), file("syslog-tls-cert"), file("syslog-tls-key"), verify));
+    let tls = secure.then(|| TlsFiles {
+        ca: file("syslog-tls-ca-cert"),
+        cert: file("syslog-tls-cert"),
+        key: file("syslog-tls-key"),
+        verify,
+    });
     Ok(SyslogOptions { address, facility: facility(value("syslog-facility"))?, format, tls })
 }
 

@@ -1,6 +1,6 @@
 //! From a container's log options to what its shim does, and to what can be read of it.
 
-use super::options::{Address, Driver, Files, Options, Setup, SyslogOptions};
+use super::options::{Address, Driver, Files, Options, Setup, SyslogOptions, TlsFiles};
 use super::tag;
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerRecord, HostConfig};
@@ -145,7 +145,13 @@ async fn syslog(server: SyslogOptions, tag: String) -> Result<Syslog> {
         Address::Udp(host, port) => SyslogAddress::Udp(resolve(&host, port, "udp").await?),
         Address::Tcp(host, port) => SyslogAddress::Tcp(resolve(&host, port, "tcp").await?),
     };
-    let tls = server.tls.map(|(ca, cert, key, verify)| SyslogTls { name: tls_name, ca, cert, key, verify });
+    let tls = server.tls.map(|TlsFiles { ca, cert, key, verify }| SyslogTls {
+        name: tls_name,
+        ca,
+        cert,
+        key,
+        verify,
+    });
     Ok(Syslog { address, facility: server.facility, format: server.format, tag, tls })
 }
 
