@@ -7,7 +7,7 @@
 
 use crate::activity::Activity;
 use crate::error::{ApiError, chain};
-use crate::{version, websocket};
+use crate::{leftover, version, websocket};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -41,6 +41,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
 /// What a client gets to read a head before what follows is sent, too.
 const HEAD_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a client may go on writing once it was answered for the last time.
+const LINGER: Duration = Duration::from_millis(500);
 /// What is read of a body at once. From 128 KiB up every buffer would be a mapping of its own, whose pages the kernel
 /// clears anew for each.
 const BODY_BUFFER: usize = 120 << 10;
@@ -145,10 +147,16 @@ pub(crate) async fn serve(io: impl Transport, router: Router, activity: &Activit
     let service = hyper::service::service_fn(move |request: Request<Incoming>| -> BoxFuture<'static, _> {
         asks.store(true, Ordering::Relaxed);
         activity.note();
-        let mut request = request.map(Body::new);
+        let (parts, body) = request.into_parts();
+        let (body, leftover) = leftover::watch(body, parts.headers.contains_key(header::EXPECT));
+        let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(sender.clone());
         let router = router.clone();
-        Box::pin(async move { Ok::<Response<Body>, Infallible>(version::answer(router, request).await) })
+        Box::pin(async move {
+            let answer = version::answer(router, request).await;
+            leftover.drain().await;
+            Ok::<Response<Body>, Infallible>(answer)
+        })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
@@ -160,8 +168,10 @@ pub(crate) async fn serve(io: impl Transport, router: Router, activity: &Activit
             biased;
             Some(takeover) = takeovers.recv() => break takeover,
             result = &mut connection => {
-                if let Err(error) = result {
-                    tracing::debug!("connection ended: {}", chain(&error));
+                match result {
+                    Ok(()) if stop.is_cancelled() => {}
+                    Ok(()) => linger(connection.into_parts().io.into_inner()).await,
+                    Err(error) => tracing::debug!("connection ended: {}", chain(&error)),
                 }
                 return;
             }
@@ -182,6 +192,15 @@ pub(crate) async fn serve(io: impl Transport, router: Router, activity: &Activit
         }
         () = stop.cancelled() => {}
     }
+}
+
+/// Reads on for a moment after the last answer: closing a socket before its client has stopped writing would make that
+/// write fail, and the client might report this and not the answer.
+async fn linger(mut client: impl Transport) {
+    let mut buffer = vec![0; STREAM_BUFFER.0];
+    let read = async { while client.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
+    // A client that goes on for longer has had its chance.
+    let _ = tokio::time::timeout(LINGER, read).await;
 }
 
 /// Head, replay, then both directions until the engine's side ends.
@@ -294,6 +313,44 @@ mod tests {
             head.push(client.read_u8().await.unwrap());
         }
         String::from_utf8(head).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_is_read_before_the_answer_and_the_connection_stays() {
+        let (mut client, _engine, _stop) = server();
+        let request = format!("GET /plain HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 200 << 10);
+        client.write_all(request.as_bytes()).await.unwrap();
+        // More than the pipe between the two holds: it goes through only when it is read.
+        client.write_all(&vec![b'x'; 200 << 10]).await.unwrap();
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        client.read_exact(&mut [0; 5]).await.unwrap();
+        client.write_all(b"GET /plain HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_to_be_sent_unasked_is_not_waited_for() {
+        let (mut client, _engine, _stop) = server();
+        let request = "GET /plain HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n";
+        client.write_all(request.as_bytes()).await.unwrap();
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_writes_more_than_is_wanted_still_gets_the_answer() {
+        let (client, _engine, _stop) = server();
+        let (mut answers, mut requests) = tokio::io::split(client);
+        let size = 8 << 20;
+        let request = format!("GET /plain HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n");
+        requests.write_all(request.as_bytes()).await.unwrap();
+        let body = vec![b'x'; size];
+        let (written, answer) = tokio::join!(requests.write_all(&body), async {
+            let mut answer = Vec::new();
+            answers.read_to_end(&mut answer).await.unwrap();
+            answer
+        });
+        written.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
     }
 
     async fn session(request: &str, status: &str) {

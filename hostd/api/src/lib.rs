@@ -24,6 +24,7 @@ mod fields;
 mod hostconfig;
 mod images;
 mod inspect;
+mod leftover;
 mod limits;
 mod networks;
 mod params;

@@ -313,7 +313,7 @@ containerEdits:
             "namespaces": { "pid": "Private", "ipc": "Private", "uts": "Private", "cgroup": "Private" },
             "seccomp": "Default", "no_new_privileges": false, "masked_paths": null, "readonly_paths": null,
             "resources": {}, "cgroup_parent": null, "devices": [], "sysctls": {}, "ulimits": [],
-            "oom_score_adj": null, "shm_size": 0, "init": false, "log": "None",
+            "oom_score_adj": null, "shm_size": 0, "init": false, "log": {},
         });
         serde_json::from_value(value).unwrap()
     }
