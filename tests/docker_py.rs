@@ -49,6 +49,11 @@ fn docker_py_checks_health() {
     module("test_health");
 }
 
+#[test]
+fn docker_py_copies_exports_and_commits() {
+    module("test_files");
+}
+
 /// With `BERTH_FIELDS=--write` (`make fields`) the table is written instead.
 #[test]
 fn the_table_of_fields_is_up_to_date_and_no_field_is_silently_ignored() {
