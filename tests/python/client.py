@@ -10,6 +10,10 @@ from description import Description
 
 DESCRIPTION = Description.beside_the_checkout()
 
+# requests prefers these to the CA that docker-py names to it.
+for _name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+    os.environ.pop(_name, None)
+
 
 class ValidatingClient(docker.APIClient):
     """An `APIClient` that raises `Misfit` for an answer that the description does not allow."""

@@ -436,8 +436,9 @@ fn mask(root: &Root, paths: &[String]) -> Attempt<()> {
     let (mut empty, mut null): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
     for path in paths {
         let Some(place) = covered(root, path)? else { continue };
-        let doing = || format!("mask {path}");
-        let directory = is_dir(&place).doing(doing)?;
+        let directory = is_dir(&place).doing(|| format!("mask {path}"))?;
+        let cover = if directory { "an empty directory" } else { "/dev/null" };
+        let doing = || format!("mask {path} with {cover}");
         let cover = match if directory { &empty } else { &null } {
             Some(cover) => clone_tree(cover, Path::new(""), false).doing(doing)?,
             None if directory => {
