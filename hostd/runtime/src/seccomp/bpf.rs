@@ -144,8 +144,9 @@ impl Leaf {
     }
 }
 
-/// The code for one architecture: expects the call's number in the accumulator.
-pub(super) fn dispatch(rules: &BTreeMap<u32, Vec<&Rule>>, default: Action) -> Vec<Insn> {
+/// The code for one architecture: expects the call's number in the accumulator. `beyond` is for numbers above all that
+/// there are rules for.
+pub(super) fn dispatch(rules: &BTreeMap<u32, Vec<&Rule>>, default: Action, beyond: Action) -> Vec<Insn> {
     let mut ranges = vec![(0, Leaf::always(default))];
     let mut push = |start: u32, leaf: Leaf| match ranges.last_mut() {
         Some((_, last)) if *last == leaf => {}
@@ -160,7 +161,7 @@ pub(super) fn dispatch(rules: &BTreeMap<u32, Vec<&Rule>>, default: Action) -> Ve
         push(number, Leaf::of(rules, default));
         next = number + 1;
     }
-    push(next, Leaf::always(default));
+    push(next, Leaf::always(beyond));
     search(&ranges)
 }
 

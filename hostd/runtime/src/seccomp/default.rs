@@ -467,7 +467,7 @@ pub(super) fn profile() -> Profile {
         let arches = arches.iter().copied().map(Cow::Borrowed).collect();
         Rule { includes: Condition { arches, ..Condition::default() }, ..allow(names) }
     }));
-    Profile { default: Action::Errno(1), rules }
+    Profile { default: Action::Errno(1), rules, architectures: None }
 }
 
 /// Before Linux 4.8 ptrace(2) was a way around the filter.

@@ -1,9 +1,10 @@
 //! System call filters: profiles in Docker's format, compiled to BPF once and cached.
 //!
 //! A profile depends on the container's capabilities, on the architecture and on the kernel. The program
-//! covers the native architecture and its 32-bit sibling; x32 calls on x86-64 fail with ENOSYS (Docker lets
-//! them through, but nothing that is built today uses them and they have been a way around filters), and
-//! calls by any other architecture kill the process, as with libseccomp.
+//! covers the native architecture and, where the profile has it, its 32-bit sibling; x32 calls on x86-64 fail with ENOSYS
+//! (Docker lets them through, but nothing that is built today uses them and they have been a way around filters), and
+//! calls by any other architecture kill the process, as with libseccomp. Calls that are younger than all that a profile
+//! names fail with ENOSYS, as with runc: libraries then do without.
 
 mod bpf;
 mod default;
@@ -73,6 +74,8 @@ pub fn program(seccomp: &Seccomp, caps: CapSet) -> Result<Option<Arc<[u8]>>, Sec
 
 /// One architecture that programs on this machine may use.
 struct Architecture {
+    /// `SCMP_ARCH_*`.
+    name: &'static str,
     /// `AUDIT_ARCH_*` (linux/audit.h).
     audit: u32,
     /// The number of a system call; `None` where it does not exist.
@@ -87,16 +90,19 @@ macro_rules! numbers {
 
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture { audit: 0xc000_003e, number: numbers!(x86_64) },
-    Architecture { audit: 0x4000_0003, number: numbers!(x86) },
+    Architecture { name: NATIVE, audit: 0xc000_003e, number: numbers!(x86_64) },
+    Architecture { name: "SCMP_ARCH_X86", audit: 0x4000_0003, number: numbers!(x86) },
 ];
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture { audit: 0xc000_00b7, number: numbers!(aarch64) },
-    Architecture { audit: 0x4000_0028, number: numbers!(arm) },
+    Architecture { name: NATIVE, audit: 0xc000_00b7, number: numbers!(aarch64) },
+    Architecture { name: "SCMP_ARCH_ARM", audit: 0x4000_0028, number: numbers!(arm) },
 ];
+/// The architecture of this machine.
+const NATIVE: &str = if cfg!(target_arch = "x86_64") { "SCMP_ARCH_X86_64" } else { "SCMP_ARCH_AARCH64" };
 /// How Docker's profiles call this architecture.
 const DOCKER_ARCHITECTURE: &str = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+const ENOSYS: u16 = libc::ENOSYS as u16;
 /// First number of the x32 calls.
 const X32: u32 = 0x4000_0000;
 
@@ -122,7 +128,8 @@ fn compile(profile: &Profile, caps: CapSet) -> Result<Vec<Insn>, SeccompError> {
         .filter(|rule| rule.action != profile.default && applies(rule, caps, kernel))
         .collect();
     let mut code = vec![plain(LD, OFFSET_ARCH)];
-    for architecture in ARCHITECTURES {
+    let covered = |own: &&Architecture| own.name == NATIVE || profile.covers(own.name);
+    for architecture in ARCHITECTURES.iter().filter(covered) {
         let body = architecture_code(architecture, &rules, profile.default);
         code.push(Insn { code: JEQ, jt: 1, jf: 0, k: architecture.audit });
         code.push(plain(bpf::JA, body.len() as u32));
@@ -145,11 +152,15 @@ fn architecture_code(architecture: &Architecture, rules: &[&Rule], default: Acti
     }
     let mut code = vec![plain(LD, OFFSET_NR)];
     if cfg!(target_arch = "x86_64") {
-        const ENOSYS: u16 = 38;
         code.push(Insn { code: JGE, jt: 0, jf: 1, k: X32 });
         code.push(plain(RET, Action::Errno(ENOSYS).code()));
     }
-    code.extend(bpf::dispatch(&by_number, default));
+    let beyond = match default {
+        Action::Allow | Action::Log | Action::Trace(_) => default,
+        _ if by_number.is_empty() => default,
+        _ => Action::Errno(ENOSYS),
+    };
+    code.extend(bpf::dispatch(&by_number, default, beyond));
     code
 }
 

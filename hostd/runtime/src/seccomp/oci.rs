@@ -23,9 +23,11 @@ pub(crate) fn oci(seccomp: &Seccomp, caps: CapSet) -> Result<Option<Value>, Secc
     let kernel = kernel_version(&release.release().to_string_lossy()).unwrap_or((4, 18));
     // A rule with the default's action is refused by some, and changes nothing.
     let rules = profile.rules.iter().filter(|r| r.action != profile.default && applies(r, caps, kernel));
+    let architectures: Vec<_> =
+        ARCHITECTURES.iter().filter(|own| **own == super::NATIVE || profile.covers(own)).collect();
     let mut value = json!({
         "defaultAction": name(profile.default),
-        "architectures": ARCHITECTURES,
+        "architectures": architectures,
         "syscalls": rules.map(rule).collect::<Vec<_>>(),
     });
     if let Some(errno) = errno(profile.default) {

@@ -109,6 +109,15 @@ impl Rule {
 pub(super) struct Profile {
     pub(super) default: Action,
     pub(super) rules: Vec<Rule>,
+    /// Architectures that programs may use besides the native one, as `SCMP_ARCH_X86`; `None`: all that it runs.
+    pub(super) architectures: Option<Vec<String>>,
+}
+
+impl Profile {
+    /// Whether programs may use the architecture `name`, which is not the native one.
+    pub(super) fn covers(&self, name: &str) -> bool {
+        self.architectures.as_ref().is_none_or(|own| own.iter().any(|own| own == name))
+    }
 }
 
 #[derive(Deserialize)]
@@ -119,6 +128,17 @@ struct WireProfile {
     #[serde(default)]
     syscalls: Option<Vec<WireRule>>,
     listener_path: Option<String>,
+    architectures: Option<Vec<String>>,
+    arch_map: Option<Vec<WireArchitecture>>,
+    flags: Option<Vec<String>>,
+}
+
+/// An architecture, and those that its machines run too.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireArchitecture {
+    architecture: String,
+    sub_architectures: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -169,11 +189,33 @@ impl Profile {
         if wire.listener_path.is_some_and(|path| !path.is_empty()) {
             return Err(SeccompError::Unsupported("listenerPath".to_owned()));
         }
+        // All threads get the filter anyway: there is but one.
+        let harmless = "SECCOMP_FILTER_FLAG_TSYNC";
+        if let Some(flag) = wire.flags.unwrap_or_default().into_iter().find(|flag| flag != harmless) {
+            return Err(SeccompError::Unsupported(format!("flag {flag}")));
+        }
+        let architectures = architectures(wire.architectures, wire.arch_map)?;
         let default = Action::parse(&wire.default_action, wire.default_errno_ret)?;
-        let rules =
-            wire.syscalls.unwrap_or_default().into_iter().map(Rule::from_wire).collect::<Result<_, _>>()?;
-        Ok(Self { default, rules })
+        let mut rules = Vec::new();
+        for rule in wire.syscalls.unwrap_or_default() {
+            rules.extend(Rule::from_wire(rule)?.by_condition());
+        }
+        Ok(Self { default, rules, architectures: Some(architectures) })
     }
+}
+
+/// Those of either list, of which there may be one.
+fn architectures(
+    plain: Option<Vec<String>>,
+    map: Option<Vec<WireArchitecture>>,
+) -> Result<Vec<String>, SeccompError> {
+    let (plain, map) = (plain.unwrap_or_default(), map.unwrap_or_default());
+    if !plain.is_empty() && !map.is_empty() {
+        let both = "both 'architectures' and 'archMap' are specified, use either";
+        return Err(SeccompError::Invalid(both.to_owned()));
+    }
+    let native = map.into_iter().find(|own| own.architecture == super::NATIVE);
+    Ok(native.map_or(plain, |native| native.sub_architectures.unwrap_or_default()))
 }
 
 impl Rule {
@@ -197,5 +239,15 @@ impl Rule {
             includes: wire.includes.unwrap_or_default().checked()?,
             excludes: wire.excludes.unwrap_or_default().checked()?,
         })
+    }
+
+    /// The rule itself; or one for each condition where two are about the same argument: then any of them is enough, as
+    /// with runc.
+    fn by_condition(self) -> Vec<Self> {
+        let repeated = |at: usize| self.args[..at].iter().any(|other| other.index == self.args[at].index);
+        if !(1..self.args.len()).any(repeated) {
+            return vec![self];
+        }
+        self.args.iter().map(|arg| Self { args: vec![*arg], ..self.clone() }).collect()
     }
 }

@@ -7,7 +7,7 @@ const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
-const ENOSYS: u32 = 0x0005_0026;
+const ENOSYS_CODE: u32 = 0x0005_0026;
 
 /// What the filter says to a call.
 fn run(code: &[Insn], arch: u32, number: u32, args: [u64; 6]) -> u32 {
@@ -56,9 +56,13 @@ fn every_call_gets_what_a_plain_reading_of_the_profile_gives() {
     let code = default_code(&[]);
     let profile = default::profile();
     let caps = CapSet::for_container(false, &[], &[]).unwrap();
+    let named = |rule: &Rule| rule.names().filter_map(ARCHITECTURES[0].number).max();
+    let last =
+        profile.rules.iter().filter(|rule| applies(rule, caps, (6, 0))).filter_map(named).max().unwrap();
     for number in 0..600 {
         let Some(call) = syscalls::x86_64::Sysno::new(number) else {
-            assert_eq!(run(&code, X86_64, number as u32, [0; 6]), EPERM, "unassigned {number}");
+            let expected = if number as u32 > last { ENOSYS_CODE } else { EPERM };
+            assert_eq!(run(&code, X86_64, number as u32, [0; 6]), expected, "unassigned {number}");
             continue;
         };
         let allowed = profile.rules.iter().any(|rule| {
@@ -96,7 +100,7 @@ fn clone_may_not_make_namespaces_without_sys_admin() {
     let code = default_code(&[]);
     assert_eq!(call(&code, "clone", 0x11), ALLOW);
     assert_eq!(call(&code, "clone", 0x1000_0000), EPERM, "CLONE_NEWUSER");
-    assert_eq!(call(&code, "clone3", 0), ENOSYS, "so that libc falls back to clone");
+    assert_eq!(call(&code, "clone3", 0), ENOSYS_CODE, "so that libc falls back to clone");
     let admin = default_code(&["SYS_ADMIN"]);
     assert_eq!(call(&admin, "clone", 0x1000_0000), ALLOW);
     assert_eq!(call(&admin, "clone3", 0), ALLOW);
@@ -109,7 +113,7 @@ fn other_architectures_are_not_a_way_around_the_filter() {
     let i386 = |name: &str| syscalls::x86::Sysno::from_str(name).unwrap().id() as u32;
     assert_eq!(run(&code, I386, i386("read"), [0; 6]), ALLOW);
     assert_eq!(run(&code, I386, i386("mount"), [0; 6]), EPERM);
-    assert_eq!(run(&code, X86_64, X32 | x86_64("read"), [0; 6]), ENOSYS);
+    assert_eq!(run(&code, X86_64, X32 | x86_64("read"), [0; 6]), ENOSYS_CODE);
     assert_eq!(run(&code, 0x4000_0028, 3, [0; 6]), 0x8000_0000, "arm on x86");
 }
 
@@ -134,6 +138,63 @@ fn a_profile_of_the_users_own_is_honoured() {
 }
 
 #[test]
+fn of_conditions_on_one_argument_any_is_enough() {
+    let forbidden = |values: &[u64]| {
+        let args: Vec<_> = values
+            .iter()
+            .map(|value| format!(r#"{{"index":0,"value":{value},"op":"SCMP_CMP_EQ"}}"#))
+            .collect();
+        let text = format!(
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{{"names":["socket"],"action":"SCMP_ACT_ERRNO","args":[{}]}}]}}"#,
+            args.join(",")
+        );
+        compile(&Profile::from_json(&text).unwrap(), CapSet::EMPTY).unwrap()
+    };
+    let code = forbidden(&[16, 2]);
+    assert_eq!([16, 2, 1].map(|family| call(&code, "socket", family)), [EPERM, EPERM, ALLOW]);
+    // However many there are.
+    let code = forbidden(&(0..100).collect::<Vec<_>>());
+    assert_eq!([0, 50, 99, 100].map(|family| call(&code, "socket", family)), [EPERM, EPERM, EPERM, ALLOW]);
+}
+
+#[test]
+fn a_profile_covers_the_architectures_that_it_names() {
+    let code = |more: &str| {
+        let text = format!(
+            r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["read"],"action":"SCMP_ACT_ALLOW"}}]{more}}}"#
+        );
+        Profile::from_json(&text).and_then(|profile| compile(&profile, CapSet::EMPTY))
+    };
+    let reads = |more: &str| {
+        let code = code(more).unwrap();
+        (run(&code, X86_64, x86_64("read"), [0; 6]), run(&code, I386, 3, [0; 6]))
+    };
+    const KILL: u32 = 0x8000_0000;
+    assert_eq!(reads(""), (ALLOW, KILL), "the native one alone");
+    assert_eq!(reads(r#","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86"]"#), (ALLOW, ALLOW));
+    let map =
+        |sub: &str| format!(r#","archMap":[{{"architecture":"SCMP_ARCH_X86_64","subArchitectures":{sub}}}]"#);
+    assert_eq!(reads(&map(r#"["SCMP_ARCH_X86","SCMP_ARCH_X32"]"#)), (ALLOW, ALLOW));
+    assert_eq!(reads(&map("null")), (ALLOW, KILL));
+    let both = format!(r#","architectures":["SCMP_ARCH_X86"]{}"#, map("null"));
+    assert!(code(&both).unwrap_err().to_string().contains("use either"));
+}
+
+#[test]
+fn calls_younger_than_the_profile_are_said_not_to_exist() {
+    let code = |default: &str| {
+        let text = format!(
+            r#"{{"defaultAction":"{default}","syscalls":[{{"names":["read","close_range"],"action":"SCMP_ACT_TRAP"}}]}}"#
+        );
+        compile(&Profile::from_json(&text).unwrap(), CapSet::EMPTY).unwrap()
+    };
+    let next = x86_64("close_range") + 1;
+    let got = |default: &str| [next, next - 2].map(|number| run(&code(default), X86_64, number, [0; 6]));
+    assert_eq!(got("SCMP_ACT_ERRNO"), [ENOSYS_CODE, EPERM]);
+    assert_eq!(got("SCMP_ACT_ALLOW"), [ALLOW, ALLOW]);
+}
+
+#[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     let refused = |text: &str| match program(&Seccomp::Profile(text.to_owned()), CapSet::EMPTY) {
         Err(error) => error.to_string(),
@@ -142,6 +203,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     assert!(refused(r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#).contains("SCMP_ACT_NOTIFY"));
     assert!(refused(r#"{"defaultAction":"SCMP_ACT_NOPE"}"#).contains("SCMP_ACT_NOPE"));
     assert!(refused(r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x"}"#).contains("listenerPath"));
+    let flags = r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"]}"#;
+    assert!(refused(flags).contains("flag SECCOMP_FILTER_FLAG_LOG"));
     assert!(refused("{").contains("cannot read"));
 }
 
