@@ -62,7 +62,7 @@ impl Rules {
         let mut rules = DEFAULT.iter().map(|text| Rule::parse(text)).collect::<Result<Vec<_>>>()?;
         rules.extend(devices.iter().filter_map(Rule::for_device));
         for text in own {
-            rules.push(Rule::parse(text)?);
+            rules.extend(Rule::parse(text)?.by_kind());
         }
         Ok(Self::Only(rules))
     }
@@ -127,6 +127,14 @@ impl Rule {
             return None;
         }
         Some(Self { kind, major: number(major)?, minor: number(minor)?, ..Self::access(access) })
+    }
+
+    /// Of one for both kinds one for each: whatever else a rule of both says, v1 takes it for all devices.
+    fn by_kind(self) -> Vec<Self> {
+        match self.kind {
+            Kind::Any => [Kind::Block, Kind::Char].map(|kind| Self { kind, ..self }).into(),
+            _ => vec![self],
+        }
     }
 
     fn access(text: &str) -> Self {
@@ -263,6 +271,13 @@ mod tests {
         for text in ["", "c", "x 1:3 r", "c 1 r", "c 1:3 q", "c 1:3 ", "c 1:3 r w", "c a:3 r"] {
             assert!(Rule::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_rule_for_both_kinds_is_not_one_for_all_devices() {
+        let Rules::Only(rules) = Rules::of(false, &[], &["a 1:3 r".to_owned()]).unwrap() else { panic!() };
+        let rules: Vec<_> = rules[DEFAULT.len()..].iter().map(ToString::to_string).collect();
+        assert_eq!(rules, ["b 1:3 r", "c 1:3 r"]);
     }
 
     #[test]
