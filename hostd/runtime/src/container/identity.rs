@@ -45,11 +45,15 @@ fn read(root: &Root, path: &str) -> Attempt<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// "Stay who you are" to the kernel, as a uid and as a gid.
+const NOBODY_ELSE: u32 = u32::MAX;
+const OUT_OF_RANGE: &str = "uids and gids must be in range 0-2147483647";
+
 /// A number as uids and gids are; `None` for a name.
 fn number(text: &str) -> Result<Option<u32>, String> {
     match text.parse::<i64>() {
         Ok(n) if (0..=i64::from(i32::MAX)).contains(&n) => Ok(Some(n as u32)),
-        Ok(_) => Err("uids and gids must be in range 0-2147483647".into()),
+        Ok(_) => Err(OUT_OF_RANGE.into()),
         Err(_) => Ok(None),
     }
 }
@@ -90,6 +94,9 @@ fn find(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Result<U
     }
     // The first group too: else a setgid program that changes it could lose what denies it (CVE-2022-36109).
     groups.push(gid);
+    if uid == NOBODY_ELSE || groups.contains(&NOBODY_ELSE) {
+        return Err(OUT_OF_RANGE.into());
+    }
     groups.sort_unstable();
     groups.dedup();
     let home = if home.is_empty() { "/" } else { home }.to_owned();
@@ -140,6 +147,14 @@ mod tests {
         let says = |user: &str| found(user, &[]).unwrap_err();
         assert_eq!(says("foo"), "unable to find user foo: no matching entries in passwd file");
         assert_eq!(says("web:foo"), "unable to find group foo: no matching entries in group file");
-        assert_eq!(says("-5"), "uids and gids must be in range 0-2147483647");
+        assert_eq!(says("-5"), OUT_OF_RANGE);
+        // Neither may the image's own files name such: to setresuid(2) it would mean to stay root.
+        for (passwd, group) in [
+            ("all:x:4294967295:1::/:\n", ""),
+            ("all:x:1:4294967295::/:\n", ""),
+            ("all:x:1:1::/:\n", "many:x:4294967295:all\n"),
+        ] {
+            assert_eq!(find(passwd, group, "all", &[]).unwrap_err(), OUT_OF_RANGE, "{passwd}{group}");
+        }
     }
 }
