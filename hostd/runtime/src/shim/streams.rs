@@ -264,8 +264,8 @@ impl ProcessStreams {
                 }
             }
             Ok(len) if client.wants.stdin && self.stdin.is_some() && !self.stdin_ends => {
-                buffer.truncate(len);
-                self.unread = buffer;
+                // Another's may be waiting there, of whom poll(2) has told in the same breath.
+                self.unread.extend_from_slice(&buffer[..len]);
                 self.feed(PollFlags::OUT);
             }
             // It may write, but nobody reads.
@@ -305,5 +305,39 @@ impl ProcessStreams {
         if self.unread.is_empty() {
             self.stdin = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn what_two_clients_write_at_once_reaches_the_process_whole() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
+        let mut streams = ProcessStreams::pipes(Some(write), None, None);
+        let wants = Streams { stdin: true, stdout: false, stderr: false };
+        for (byte, len) in [(b'a', 10_000), (b'b', 5)] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(&vec![byte; len]).unwrap();
+            streams.attach(ours, wants, false).unwrap();
+        }
+        for at in 0..2 {
+            streams.ready(Source::Client(at), PollFlags::IN);
+        }
+        let mut process = std::fs::File::from(read);
+        let mut got = Vec::new();
+        while !streams.unread.is_empty() {
+            let mut part = [0; 4096];
+            let len = process.read(&mut part).unwrap();
+            got.extend_from_slice(&part[..len]);
+            streams.ready(Source::Stdin, PollFlags::OUT);
+        }
+        drop(streams);
+        process.read_to_end(&mut got).unwrap();
+        assert!(got == [vec![b'a'; 10_000], vec![b'b'; 5]].concat(), "{} bytes", got.len());
     }
 }
