@@ -260,7 +260,7 @@ fn encode_restart_policy(policy: RestartPolicy) -> Value {
 }
 
 /// Paths that are masked or read-only: those asked for, else the default ones, none where nothing is fenced.
-fn fenced(host: &HostConfig, asked: Option<&[String]>, default: &[&str]) -> Value {
+fn fenced(host: &HostConfig, asked: Option<&[String]>, default: impl serde::Serialize) -> Value {
     match asked {
         Some(paths) => json!(paths),
         None if host.privileged => Value::Null,
@@ -303,8 +303,8 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "ShmSize": host.shm_size.unwrap_or(64 << 20),
         "Runtime": if host.runtime.is_empty() { "hostd" } else { &host.runtime },
         "Isolation": "",
-        "MaskedPaths": fenced(host, host.masked_paths.as_deref(), &hostd_engine::MASKED_PATHS),
-        "ReadonlyPaths": fenced(host, host.readonly_paths.as_deref(), &hostd_engine::READONLY_PATHS),
+        "MaskedPaths": fenced(host, host.masked_paths.as_deref(), hostd_engine::masked_paths()),
+        "ReadonlyPaths": fenced(host, host.readonly_paths.as_deref(), hostd_engine::READONLY_PATHS),
     }) else {
         return;
     };

@@ -77,7 +77,7 @@ pub use hostd_image::{Auth, HistoryEntry, Image, ImageStoreConfig, Platform, Pro
 pub use hostd_image::{Change, ChangeKind};
 pub use hostd_network::{DefaultNetwork, Endpoint, NetworkConfig, Protocol, PublishedPort};
 pub use hostd_runtime::cgroup::Driver as CgroupDriver;
-pub use hostd_runtime::spec::{Extent, IdMap, MASKED_PATHS, READONLY_PATHS};
+pub use hostd_runtime::spec::{Extent, IdMap, READONLY_PATHS, masked_paths};
 pub use hostd_runtime::unread_by_peer;
 pub use hostd_volume::Volume;
 pub use images::LoadEvent;

@@ -4,9 +4,11 @@
 pub use hostd_sys::idmap::{Extent, IdMap};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Hidden unless the container is privileged or says otherwise.
 pub const MASKED_PATHS: [&str; 12] = [
@@ -23,6 +25,28 @@ pub const MASKED_PATHS: [&str; 12] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
+
+/// [`MASKED_PATHS`], and what the machine tells of each processor's heat, by which one could follow what others compute.
+pub fn masked_paths() -> &'static [String] {
+    static PATHS: OnceLock<Vec<String>> = OnceLock::new();
+    PATHS.get_or_init(|| {
+        let fixed = MASKED_PATHS.iter().map(|path| (*path).to_owned());
+        fixed.chain(of_heat(Path::new("/sys/devices/system/cpu"))).collect()
+    })
+}
+
+fn of_heat(processors: &Path) -> Vec<String> {
+    let mut found: Vec<_> = fs::read_dir(processors)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.is_dir())
+        .filter_map(|path| path.into_os_string().into_string().ok())
+        .collect();
+    found.sort();
+    found
+}
 
 /// Read-only unless the container is privileged or says otherwise.
 pub const READONLY_PATHS: [&str; 5] =
@@ -495,4 +519,21 @@ pub struct ExecSpec {
     pub stdin: bool,
     /// All capabilities, no seccomp filter.
     pub privileged: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heat_of_every_processor_is_masked() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["cpu0/thermal_throttle", "cpu11/thermal_throttle", "cpu2/topology", "power"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        let base = dir.path().to_str().unwrap();
+        let expected = ["cpu0", "cpu11"].map(|name| format!("{base}/{name}/thermal_throttle"));
+        assert_eq!(of_heat(dir.path()), expected);
+        assert!(masked_paths().iter().any(|path| path == "/proc/kcore"));
+    }
 }

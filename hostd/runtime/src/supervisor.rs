@@ -3,7 +3,7 @@
 use crate::capabilities::CapSet;
 use crate::cgroup::{self, Cgroup, Driver};
 use crate::client::{self, Container, Inner, failed};
-use crate::spec::{ContainerSpec, NetNs, OciRuntime, Seccomp};
+use crate::spec::{ContainerSpec, NetNs, OciRuntime, Seccomp, masked_paths};
 use crate::state::{self, State};
 use crate::wire::{self, Create, ExitRecord, Reply, Request, chain};
 use crate::{Exit, Found, Kernel, RuntimeConfig, RuntimeError, SHIM_ARG, seccomp};
@@ -102,6 +102,8 @@ impl Runtime {
         } else {
             seccomp::program(&spec.seccomp, caps)?
         };
+        // Looked up where the machine's own are to be seen.
+        spec.masked_paths.get_or_insert_with(|| masked_paths().to_vec());
         let config = &self.inner.config;
         if let (Driver::Systemd, Some(runtime)) = (config.cgroup_driver, &mut spec.runtime) {
             runtime.args.push("--systemd-cgroup".to_owned());

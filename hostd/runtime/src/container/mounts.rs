@@ -346,8 +346,23 @@ impl Source {
     }
 }
 
-/// What programs read in `/proc` they trust: only another procfs may stand in its place (CVE-2019-16884), and nothing
-/// inside it, where a link in a volume could lead too.
+/// Files in `/proc` that may be covered, by which containers are shown what they have instead of what the machine has
+/// (lxcfs); as runc has them.
+const SHOWN: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// What programs read in `/proc` they trust: only another procfs may stand in its place (CVE-2019-16884), and nothing else
+/// inside it than [`SHOWN`], where a link in a volume could lead too.
 fn check_proc(
     spec: &ContainerSpec,
     path: &str,
@@ -361,7 +376,8 @@ fn check_proc(
             Err(_) => Err(Failure::new(format!("{path:?} cannot be mounted because it is not of type proc"))),
         };
     }
-    if must_be(place, PROC_MAGIC).is_ok() && !spec.privileged {
+    let shown = SHOWN.iter().any(|file| normal(file) == parts);
+    if must_be(place, PROC_MAGIC).is_ok() && !spec.privileged && !shown {
         return Err(Failure::new(format!("{path:?} cannot be mounted because it is inside /proc")));
     }
     Ok(())
