@@ -7,8 +7,9 @@ use crate::wire::{self, Failure, Reply, Request};
 use crate::{Exit, RuntimeError, Streams};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,9 @@ type Result<T> = std::result::Result<T, RuntimeError>;
 
 /// How long a shim may take to answer what takes it milliseconds.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a signal may wait for a shim that is busy, before it goes its own way.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// How long a shim may be crowded.
 const CROWDED: Duration = Duration::from_secs(10);
@@ -133,6 +137,27 @@ pub(crate) struct Inner {
     pub(crate) ooms: watch::Receiver<u64>,
 }
 
+impl Inner {
+    /// The container's first process: no other, even if that has just ended and its number is in use again. It is the one
+    /// that is a child of the shim.
+    pub(crate) fn first_process(&self) -> Result<OwnedFd> {
+        let gone = || RuntimeError::Other(format!("container {} has ended", self.id));
+        let pid = Pid::from_raw(self.pid).ok_or_else(gone)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
+        let is_child = || -> Option<bool> {
+            let shim = connect(&self.bundle).ok()?.peer_cred().ok()?.pid()?;
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+            Some(status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim() == shim.to_string())
+        };
+        if is_child() != Some(true) {
+            return Err(gone());
+        }
+        // That was about the process behind the descriptor if that process is still there.
+        hostd_sys::fork::pidfd_send_signal(pidfd.as_fd(), 0).map_err(|_| gone())?;
+        Ok(pidfd)
+    }
+}
+
 impl Container {
     /// Host pid of its first process.
     pub fn pid(&self) -> i32 {
@@ -191,12 +216,22 @@ impl Container {
         self.inner.ooms.clone()
     }
 
-    /// Sends a signal to the first process.
+    /// Sends a signal to the first process: by its shim, and past it where that is held up by a process that it makes, as
+    /// the container itself can bring about.
     ///
     /// # Errors
     /// When it has ended, or the signal does not exist.
     pub async fn kill(&self, signal: i32) -> Result<()> {
-        self.done(&Request::Kill(signal)).await
+        let request = Request::Kill(signal);
+        if self.inner.other_runtime {
+            return self.done(&request).await;
+        }
+        if let Ok(done) = tokio::time::timeout(BUSY, self.done(&request)).await {
+            return done;
+        }
+        let what = || format!("cannot send signal {signal} to container {}", self.inner.id);
+        hostd_sys::fork::pidfd_send_signal(self.inner.first_process()?.as_fd(), signal)
+            .map_err(|error| failed(what(), error))
     }
 
     /// Freezes all processes (cgroup freezer). The shim does it, never while it starts a process: that would freeze half

@@ -6,28 +6,32 @@
 //! (CVE-2019-14271). What is reached through the root's descriptor must be opened with openat2(2) and
 //! `RESOLVE_IN_ROOT`: the container may swap a directory for a link at any time (CVE-2018-15664).
 
-use crate::client::{self, Container, failed};
+use crate::client::{Container, failed};
 use crate::container::identity;
 use crate::container::mounts::open_source;
 use crate::container::rootfs::{self, Root, clone_tree, filesystem, move_to};
+use crate::shim::pins::LayerLock;
 use crate::spec::{Mount, MountKind, RootFs};
 use crate::wire::{Attempt, Doing, Failure};
 use crate::{Kernel, Runtime, RuntimeError};
 use nix::sched::CloneFlags;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::mount::MountPropagationFlags;
-use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::LinkNameSpaceType;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the shim of a container's last run may take to let go of its layer.
+const RELEASE: Duration = Duration::from_secs(20);
 
 /// What a view of a container that does not run is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Nothing that is done through it reaches the container's layer.
     Read,
-    /// Its writable layer takes the changes. The container must not be started while such a view is being made.
+    /// Its writable layer takes the changes. While there is such a view the container does not start, but waits.
     Write {
         /// Whether the root file system is to refuse them all the same.
         read_only_rootfs: bool,
@@ -39,6 +43,8 @@ pub enum Access {
 pub struct View {
     root: OwnedFd,
     _namespace: OwnedFd,
+    /// The last field: let go of when nothing of the layer is mounted any more.
+    _layer: Option<LayerLock>,
 }
 
 impl View {
@@ -72,7 +78,7 @@ impl Runtime {
             open_root()
         });
         let root = entered.map_err(|failure| cannot_look(&container.inner.id, failure))?;
-        Ok(View { root, _namespace: namespace })
+        Ok(View { root, _namespace: namespace, _layer: None })
     }
 
     /// The root file system of a running container alone, without what is mounted on it. Blocks for a moment.
@@ -87,7 +93,7 @@ impl Runtime {
             clone_tree(open_root()?, Path::new(""), false).doing(|| "clone the root's mount".to_owned())
         });
         let root = entered.map_err(|failure| cannot_look(&container.inner.id, failure))?;
-        Ok(View { root, _namespace: namespace })
+        Ok(View { root, _namespace: namespace, _layer: None })
     }
 
     /// The files of a container that does not run: its layers, and the binds among `mounts`. Blocks for a moment.
@@ -102,9 +108,16 @@ impl Runtime {
         access: Access,
     ) -> Result<View, RuntimeError> {
         let kernel = self.kernel();
+        // Of two mounts of one layer neither would see what the other does.
+        let layer = match access {
+            Access::Read => None,
+            Access::Write { .. } => {
+                Some(LayerLock::take_within(rootfs, RELEASE).map_err(|failure| cannot_look(id, failure))?)
+            }
+        };
         let mounted = in_thread(|| mount_layers(rootfs, mounts, access, kernel));
         let (root, namespace) = mounted.map_err(|failure| cannot_look(id, failure))?;
-        Ok(View { root, _namespace: namespace })
+        Ok(View { root, _namespace: namespace, _layer: layer })
     }
 }
 
@@ -136,25 +149,15 @@ fn open_root() -> Attempt<OwnedFd> {
     rustix::fs::open("/", flags, Mode::empty()).doing(|| "open its root".to_owned())
 }
 
-/// The mount namespace of a container's first process: of no other, even if the process has just ended and its number is
-/// in use again.
+/// The mount namespace of a container's first process.
 fn namespace_of(container: &Container) -> Result<OwnedFd, RuntimeError> {
     let inner = &container.inner;
-    let gone = || RuntimeError::Other(format!("container {} has ended", inner.id));
-    let look = |error: std::io::Error| failed(format!("cannot look into container {}", inner.id), error);
-    let pid = Pid::from_raw(inner.pid).ok_or_else(gone)?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-    let namespace = File::open(format!("/proc/{}/ns/mnt", inner.pid)).map_err(look)?;
-    let is_child = || -> Option<bool> {
-        let shim = client::connect(&inner.bundle).ok()?.peer_cred().ok()?.pid()?;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", inner.pid)).ok()?;
-        Some(status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim() == shim.to_string())
-    };
-    if is_child() != Some(true) {
-        return Err(gone());
-    }
-    // All of it was about the process behind the descriptor if that process is still there.
-    hostd_sys::fork::pidfd_send_signal(pidfd.as_fd(), 0).map_err(|_| gone())?;
+    let process = inner.first_process()?;
+    let namespace = File::open(format!("/proc/{}/ns/mnt", inner.pid))
+        .map_err(|error| failed(format!("cannot look into container {}", inner.id), error))?;
+    // It is that of the process behind the descriptor if that process is still there.
+    hostd_sys::fork::pidfd_send_signal(process.as_fd(), 0)
+        .map_err(|_| RuntimeError::Other(format!("container {} has ended", inner.id)))?;
     Ok(namespace.into())
 }
 

@@ -126,7 +126,7 @@ impl Engine {
 
     async fn view(&self, container: &Arc<Container>, part: Part) -> Result<View> {
         // It must neither start nor end between the look at its state and the view. What is mounted for the view stays
-        // behind it, and does not keep the container from starting.
+        // behind it; where it can be written to, a start waits until that is over.
         let turn = container.turn().await;
         let record = container.record();
         if matches!(record.state.status, Status::Removing | Status::Dead) {

@@ -167,14 +167,24 @@ fn walk(dir: &Path, inside: &str, nodes: &mut Vec<Node>, depth: u32) {
 
 /// Makes the nodes.
 pub(crate) fn make(root: &Root, nodes: &[Node]) -> Attempt<()> {
-    let dev = root.open("/dev", OFlags::PATH | OFlags::DIRECTORY).doing(|| "open /dev".into())?;
+    let mut dev = None;
     for Node { path, node } in nodes {
         let parts = normal(path);
         let Some((name, above)) = parts.split_last() else {
             return Err(Failure::new(format!("invalid device path {path:?}")));
         };
-        let parent = if above == ["dev"] { None } else { Some(root.place(&above.join("/"), Make::Dir)?) };
-        let parent = parent.as_ref().unwrap_or(&dev);
+        let elsewhere;
+        let parent = match (above == ["dev"], &mut dev) {
+            (false, _) => {
+                elsewhere = root.place(&above.join("/"), Make::Dir)?;
+                &elsewhere
+            }
+            (true, Some(dev)) => dev,
+            (true, none) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                none.insert(root.open("/dev", flags).doing(|| "open /dev".into())?)
+            }
+        };
         let mode = Mode::from_raw_mode(node.mode);
         let kind = if node.block { FileType::BlockDevice } else { FileType::CharacterDevice };
         let number = rustix::fs::makedev(node.major, node.minor);

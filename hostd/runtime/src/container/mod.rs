@@ -129,7 +129,7 @@ fn build(setup: Setup<'_>) -> Attempt<Never> {
     drop(master);
     expect(&sync, START)?;
     if spec.init {
-        program::become_init(proof, profile.as_ref())?;
+        program::become_init(proof, profile.as_ref(), &privileges)?;
     }
     drop(profile);
     stdio.install(spec.init)?;

@@ -52,6 +52,7 @@ impl Privileges<'_> {
         rustix::thread::set_thread_res_gid(gid, gid, gid).doing(become_user)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).doing(become_user)?;
         rustix::thread::set_keep_capabilities(false).doing(doing)?;
+        stay_hidden()?;
         // A filter without no_new_privs takes CAP_SYS_ADMIN, which goes right after.
         let admin = CapabilitySet::SYS_ADMIN.bits();
         let own = rustix::thread::capabilities(None).doing(doing)?.permitted.bits();
@@ -89,6 +90,13 @@ impl Privileges<'_> {
             drop_rest()
         }
     }
+}
+
+/// Keeps a process of ours from being traced by those that have become its like: with another user it is what the kernel's
+/// `fs.suid_dumpable` says.
+pub(crate) fn stay_hidden() -> Attempt<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .doing(|| "hide from tracers".into())
 }
 
 /// Sets the effective and permitted sets; none is inheritable or ambient.
@@ -264,8 +272,12 @@ fn words(error: Errno) -> &'static str {
 }
 
 /// Forks: the child goes on to the program, and process 1 stays behind as init, which forwards signals,
-/// reaps, and ends as the program did.
-pub(crate) fn become_init(proof: SingleThreaded, profile: Option<&Profile>) -> Attempt<()> {
+/// reaps, and ends as the program did. It may do no more than the program.
+pub(crate) fn become_init(
+    proof: SingleThreaded,
+    profile: Option<&Profile>,
+    privileges: &Privileges<'_>,
+) -> Attempt<()> {
     use nix::sys::signal::SigSet;
     let all = SigSet::all();
     all.thread_block().doing(|| "block signals".into())?;
@@ -278,7 +290,7 @@ pub(crate) fn become_init(proof: SingleThreaded, profile: Option<&Profile>) -> A
         hostd_sys::fork::exit_now(1);
     }
     // Above all the shim's socket, whose end of file tells that the program runs.
-    if hostd_sys::fork::close_inherited(3).is_err() {
+    if hostd_sys::fork::close_inherited(3).is_err() || privileges.finish().is_err() {
         hostd_sys::fork::exit_now(1);
     }
     loop {
@@ -288,7 +300,8 @@ pub(crate) fn become_init(proof: SingleThreaded, profile: Option<&Profile>) -> A
                 // It may have ended; then SIGCHLD comes next.
                 let _ = hostd_sys::fork::kill(child, signal as i32);
             }
-            Err(_) => {}
+            // A filter that does not let it wait.
+            Err(_) => hostd_sys::fork::exit_now(1),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::devices::{self, Node};
 use super::mounts::{self, Sources};
+use super::program;
 use super::rootfs::{self, clone_tree};
 use super::{Never, Setup};
 use crate::Kernel;
@@ -46,7 +47,11 @@ pub(crate) struct Outside {
 impl Outside {
     /// What a container of the host's root takes from outside: it makes the rest itself.
     pub(crate) fn of_own(spec: &ContainerSpec) -> Attempt<Self> {
-        let nodes = devices::gather(spec);
+        let mut nodes = devices::gather(spec);
+        if mounts::replaced(spec, "/dev") {
+            // They would be hidden, and part of the image's layer.
+            nodes.retain(|node| !node.is_in_dev());
+        }
         Ok(Self { nodes, binds: mounts::open_sources(spec)?, ..Self::default() })
     }
 
@@ -115,7 +120,8 @@ fn become_root() -> Attempt<()> {
     let (uid, gid) = (Uid::ROOT, Gid::ROOT);
     rustix::thread::set_thread_groups(&[]).doing(doing)?;
     rustix::thread::set_thread_res_gid(gid, gid, gid).doing(doing)?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).doing(doing)
+    rustix::thread::set_thread_res_uid(uid, uid, uid).doing(doing)?;
+    program::stay_hidden()
 }
 
 /// The user and the group on the host that stand for the container's root.

@@ -16,12 +16,24 @@ use crate::spec::{ContainerSpec, ExecSpec, IdMap, NetNs, NsMode, Stdin, Ulimit};
 use crate::wire::{self, Attempt, Create, Doing, Failure, chain};
 use crate::{Kernel, Streams};
 use hostd_sys::fork::{Cloned, SingleThreaded, clone_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::pipe::PipeFlags;
-use rustix::thread::LinkNameSpaceType;
+use rustix::process::{WaitId, WaitIdOptions};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+/// How long a process may take from one step of its making to the next: it may have been stopped, by one that sees it, or
+/// its files do not answer. Less than what hostd gives the shim for an answer.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// The same for a further process, whom all in the container see.
+const PATIENCE_WITH_EXECS: Duration = Duration::from_secs(20);
+/// How long the end of a process is waited for.
+const DYING: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// What the container's processes may do.
 #[derive(Debug)]
@@ -127,7 +139,7 @@ fn first_process(
         NetNs::Fd(fd) => Some(fd),
     };
     let user = spec.namespaces.user.take().zip(spec.id_map.clone());
-    let (sync, theirs) = sync_pair()?;
+    let (sync, theirs) = sync_pair(PATIENCE)?;
     // What an earlier run has left in the place of one that is made later is about to go.
     let dir = if cgroup.needs_process() { None } else { cgroup.dir_fd() };
     let setup = Setup {
@@ -146,8 +158,11 @@ fn first_process(
     let doing = || "clone the container's first process".to_owned();
     // In a user namespace the first process is cloned by one that is there for this alone.
     let flags = if user.is_some() { 0 } else { container::clone_flags(&spec) };
-    let cloned = clone_process(proof, flags, dir.as_ref().map(AsFd::as_fd)).doing(doing)?;
-    let (mut pid, mut pidfd) = match cloned {
+    let cloned = clone_process(proof, flags, dir.as_ref().map(AsFd::as_fd));
+    if spec.namespaces.pid != NsMode::Private && !matches!(cloned, Ok(Cloned::Child)) {
+        fork_at_home()?;
+    }
+    let (mut pid, mut pidfd) = match cloned.doing(doing)? {
         Cloned::Child => {
             let mut keep: Vec<BorrowedFd<'_>> = vec![setup.sync.as_fd()];
             keep.extend(setup.netns.as_ref().map(AsFd::as_fd));
@@ -195,10 +210,15 @@ fn first_process(
 }
 
 impl Maker for Own {
-    fn start(&mut self, _container: &Task) -> Attempt<()> {
+    fn start(&mut self, container: &Task) -> Attempt<()> {
         let sync = self.sync.take().ok_or_else(|| Failure::new("the container was started before"))?;
         wire::send_fds(sync.as_fd(), &[START], &[]).doing(|| "start the container's process".into())?;
-        await_exec(&sync)
+        await_exec(&sync).inspect_err(|_| {
+            // As a rule it says why and ends.
+            if !ends(&container.pidfd) {
+                kill(&container.pidfd);
+            }
+        })
     }
 
     fn exec(
@@ -227,7 +247,7 @@ fn exec(
         let map = own.privileged.id_map.as_ref();
         pipes(spec.stdin && wants.stdin, wants.stdout, wants.stderr, map)?
     };
-    let (sync, theirs) = sync_pair()?;
+    let (sync, theirs) = sync_pair(PATIENCE_WITH_EXECS)?;
     let mut privileges = own.privileged.borrow();
     privileges.caps = container::exec_caps(privileges.caps, spec.privileged);
     if spec.privileged {
@@ -236,7 +256,7 @@ fn exec(
     }
     let init = container.pidfd.as_fd();
     // The new process is then a child of ours inside the container's pid namespace, with none in between.
-    rustix::thread::move_into_thread_name_spaces(init, rustix::thread::ThreadNameSpaceType::PROCESS_ID)
+    rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
         .doing(|| "enter the container's pid namespace".into())?;
     let dir = cgroup.dir_fd();
     let setup = ExecSetup {
@@ -250,9 +270,11 @@ fn exec(
         oom_score_adj: own.privileged.oom_score_adj,
         ulimits: &own.privileged.ulimits,
     };
-    let cloned =
-        clone_process(own.proof, 0, dir.as_ref().map(AsFd::as_fd)).doing(|| "clone a process".into())?;
-    let (pid, pidfd) = match cloned {
+    let cloned = clone_process(own.proof, 0, dir.as_ref().map(AsFd::as_fd));
+    if !matches!(cloned, Ok(Cloned::Child)) {
+        fork_at_home()?;
+    }
+    let (pid, pidfd) = match cloned.doing(|| "clone a process".into())? {
         Cloned::Child => {
             let mut keep = vec![setup.sync.as_fd(), init];
             keep.extend(stdio_fds(&setup.stdio));
@@ -270,8 +292,17 @@ fn exec(
         streams = terminal(master, spec.stdin)?;
     }
     streams.stdin_once = true;
-    await_exec(&sync)?;
+    await_exec(&sync).inspect_err(|_| end(&pidfd))?;
     Ok(Task::new(spec.id.clone(), pid, pidfd, streams))
+}
+
+/// Has what is forked from now on live in our own pid namespace again: whatever else the shim forks (what compresses its
+/// log) is a process of the host's root, and not for a container to see, stop or trace.
+fn fork_at_home() -> Attempt<()> {
+    let doing = || "leave the container's pid namespace".to_owned();
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+    rustix::thread::move_into_thread_name_spaces(own.doing(doing)?.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+        .doing(doing)
 }
 
 /// Leaves the child of a fork with what it needs.
@@ -337,13 +368,20 @@ fn pid_of(pidfd: &OwnedFd) -> Attempt<i32> {
     pid.filter(|pid| *pid > 0).ok_or_else(|| Failure::new("the container's first process ended early"))
 }
 
-/// Kills a child of ours and reaps it.
+/// Kills a child of ours and reaps it; one that is stuck in the kernel is reaped later, with all others.
 fn end(pidfd: &OwnedFd) {
     kill(pidfd);
-    let _ = rustix::process::waitid(
-        rustix::process::WaitId::PidFd(pidfd.as_fd()),
-        rustix::process::WaitIdOptions::EXITED,
-    );
+    if ends(pidfd) {
+        let _ = rustix::process::waitid(
+            WaitId::PidFd(pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        );
+    }
+}
+
+/// Waits for the end of a process, but not for ever; whether it has come.
+fn ends(pidfd: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&DYING)).is_ok_and(|ready| ready > 0)
 }
 
 /// Kills a process that may have ended by itself.
@@ -384,8 +422,13 @@ fn receive(sync: &OwnedFd, text: &mut [u8], fds: &mut Vec<OwnedFd>) -> Attempt<u
     let doing = || "hear from the process".to_owned();
     let (len, received) = match wire::recv_message(sync.as_fd(), text) {
         // It ended without reading all that it was told; what it said itself comes after that.
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {
             wire::recv_message(sync.as_fd(), text).doing(doing)?
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            return Err(Failure::new(
+                "the process does not get on: it is stopped, or its files do not answer",
+            ));
         }
         result => result.doing(doing)?,
     };
@@ -393,9 +436,13 @@ fn receive(sync: &OwnedFd, text: &mut [u8], fds: &mut Vec<OwnedFd>) -> Attempt<u
     Ok(len)
 }
 
-/// A pair of sockets that keep messages apart.
-fn sync_pair() -> Attempt<(OwnedFd, OwnedFd)> {
+/// A pair of sockets that keep messages apart. On the first a message is waited for only so long.
+fn sync_pair(patience: Duration) -> Attempt<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .and_then(|(ours, theirs)| {
+            sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(patience))?;
+            Ok((ours, theirs))
+        })
         .doing(|| "make a socket pair".into())
 }
 

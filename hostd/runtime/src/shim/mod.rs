@@ -12,7 +12,7 @@ mod create;
 mod log;
 mod maker;
 mod other;
-mod pins;
+pub(crate) mod pins;
 mod server;
 mod streams;
 

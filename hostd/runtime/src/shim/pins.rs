@@ -8,11 +8,14 @@
 use crate::spec::RootFs;
 use crate::wire::{Attempt, Doing};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-/// The right to mount a container's writable layer: held by one shim at a time, however that ends.
+/// The right to mount a container's writable layer: held by one shim at a time, however that ends, or by a view of a
+/// container that does not run.
 #[derive(Debug)]
-pub(super) struct LayerLock {
+pub(crate) struct LayerLock {
     /// Held for the lock on it.
     _work: OwnedFd,
 }
@@ -20,12 +23,33 @@ pub(super) struct LayerLock {
 impl LayerLock {
     /// Waits until the shim of the container's last run has let go of the layer.
     pub(super) fn take(rootfs: &RootFs) -> Attempt<Self> {
-        let doing = || format!("lock {}", rootfs.work.display());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let work = rustix::fs::open(&rootfs.work, flags, Mode::empty()).doing(doing)?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&work, FlockOperation::LockExclusive)).doing(doing)?;
+        let work = Self::open(rootfs)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&work, FlockOperation::LockExclusive))
+            .doing(|| locking(rootfs))?;
         Ok(Self { _work: work })
     }
+
+    /// The same, but not for longer than that.
+    pub(crate) fn take_within(rootfs: &RootFs, patience: Duration) -> Attempt<Self> {
+        let (work, started) = (Self::open(rootfs)?, Instant::now());
+        loop {
+            match rustix::fs::flock(&work, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK | Errno::INTR) if started.elapsed() < patience => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return result.doing(|| locking(rootfs)).map(|()| Self { _work: work }),
+            }
+        }
+    }
+
+    fn open(rootfs: &RootFs) -> Attempt<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&rootfs.work, flags, Mode::empty()).doing(|| locking(rootfs))
+    }
+}
+
+fn locking(rootfs: &RootFs) -> String {
+    format!("lock {}", rootfs.work.display())
 }
 
 /// A container's mounts, and then its layer: let go of in this order.

@@ -4,12 +4,14 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod host;
+mod intruders;
 mod mounts;
 mod protocol;
 
 use host::*;
 use hostd_runtime::spec::*;
 use hostd_runtime::{Found, Kernel, RuntimeError, SHIM_ARG, Streams, shim_main};
+use intruders::*;
 use mounts::*;
 use protocol::*;
 use std::fs;
@@ -71,6 +73,12 @@ fn main() {
         a_shim_outlives_what_it_does_not_understand
         a_shim_with_too_many_callers_serves_those_it_has
         a_container_of_an_older_hostd_goes_on
+        init_may_do_no_more_than_the_program
+        what_the_shim_forks_after_an_exec_is_not_in_the_container
+        a_container_that_stops_who_enters_it_can_be_killed
+        a_layer_that_is_written_to_from_outside_is_not_mounted_by_a_shim
+        a_mounted_dev_leaves_the_images_alone
+        what_a_machine_shows_of_itself_in_proc_can_be_covered
     ];
     if !rustix::process::geteuid().is_root() || !std::path::Path::new("/usr/bin/busybox").exists() {
         println!("skipped: needs root and /usr/bin/busybox");

@@ -146,3 +146,22 @@ pub(crate) async fn a_root_file_system_may_have_many_layers(host: Host) {
     assert_eq!((exit.code, out.as_str(), err.as_str()), (0, "0\n150\n1\n", ""));
     host.assert_nothing_left(&id);
 }
+
+pub(crate) async fn what_a_machine_shows_of_itself_in_proc_can_be_covered(host: Host) {
+    let file = host.dir.path().join("uptime");
+    fs::write(&file, "12.34 56.78\n").unwrap();
+    let bind = |to: &str| Mount {
+        destination: to.into(),
+        kind: MountKind::Bind { source: file.clone(), propagation: None, recursive: true, attributes: 0 },
+        read_only: false,
+    };
+    let mut spec = host.spec("cat /proc/uptime");
+    spec.mounts = vec![bind("/proc/uptime")];
+    assert_eq!(host.run(spec).await.1, "12.34 56.78\n");
+    for other in ["/proc/version", "/proc/self/attr/current", "/proc/sys/kernel/ostype"] {
+        let mut spec = host.spec("true");
+        spec.mounts = vec![bind(other)];
+        let error = host.try_run(spec).await.unwrap_err().to_string();
+        assert!(error.contains("inside /proc"), "{other}: {error}");
+    }
+}
