@@ -56,9 +56,13 @@ impl Db {
             EngineError::internal(format!("cannot open the state database {}", path.display()))
                 .caused_by(error)
         };
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let db = builder.create(path).map_err(|e| cannot(e.into()))?;
+        let file = path.to_owned();
+        let open = move || {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_BYTES);
+            Ok::<_, redb::Error>(builder.create(&file)?)
+        };
+        let db = open().map_err(cannot)?;
         // Environments stand in it, and in those secrets.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .map_err(crate::error::io(format!("cannot restrict {}", path.display())))?;
@@ -66,8 +70,8 @@ impl Db {
         let (jobs, queue) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("state-db".to_owned())
-            .stack_size(256 << 10)
-            .spawn(move || write_all(&db, &queue))
+            .stack_size(1 << 20)
+            .spawn(move || write_all(Store { db: Some(db), open }, &queue))
             .map_err(crate::error::io("cannot start the state database's thread"))?;
         Ok((Self { jobs, writer: std::sync::Mutex::new(Some(writer)) }, loaded))
     }
@@ -147,8 +151,27 @@ fn load(db: &Database, new_engine_id: &str) -> Result<Loaded, redb::Error> {
     Ok(Loaded { engine_id, records, unreadable })
 }
 
+/// The database as the writer has it: opened anew after an error of the file system (such as a full disk), since redb
+/// takes nothing more from then on.
+struct Store<F> {
+    db: Option<Database>,
+    open: F,
+}
+
+impl<F: Fn() -> Result<Database, redb::Error>> Store<F> {
+    fn commit(&mut self, pending: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
+        let db = match self.db.take() {
+            Some(db) => db,
+            None => (self.open)()?,
+        };
+        commit(&db, pending)?;
+        self.db = Some(db);
+        Ok(())
+    }
+}
+
 /// The writer: gathers until something is urgent or the oldest has waited long enough, commits, acknowledges.
-fn write_all(db: &Database, queue: &mpsc::Receiver<Job>) {
+fn write_all(mut store: Store<impl Fn() -> Result<Database, redb::Error>>, queue: &mpsc::Receiver<Job>) {
     let mut pending: HashMap<String, Option<Vec<u8>>> = HashMap::new();
     let mut acks = Vec::new();
     let mut oldest: Option<Instant> = None;
@@ -176,7 +199,7 @@ fn write_all(db: &Database, queue: &mpsc::Receiver<Job>) {
             next = queue.try_recv().ok();
         }
         if !pending.is_empty() && (timed_out || !acks.is_empty() || !open) {
-            let outcome = commit(db, &pending).map_err(|error| error.to_string());
+            let outcome = store.commit(&pending).map_err(|error| error.to_string());
             match &outcome {
                 Ok(()) => pending.clear(),
                 // Kept for the next attempt, such as after room was made on the disk.
@@ -210,6 +233,71 @@ fn commit(db: &Database, pending: &HashMap<String, Option<Vec<u8>>>) -> Result<(
 mod tests {
     use super::*;
     use crate::container::tests::record;
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A file on a disk that may be full.
+    #[derive(Debug)]
+    struct Disk {
+        file: FileBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn room(&self) -> io::Result<()> {
+            if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.room().and_then(|()| self.file.set_len(len))
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.room().and_then(|()| self.file.write(offset, data))
+        }
+    }
+
+    #[test]
+    fn what_did_not_fit_on_the_disk_is_written_once_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, full) = (dir.path().join("state.redb"), Arc::new(AtomicBool::new(false)));
+        let (on_disk, switch) = (path.clone(), Arc::clone(&full));
+        let open = move || {
+            let file = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&on_disk)?;
+            let file = FileBackend::new(file)?;
+            Ok(Database::builder().create_with_backend(Disk { file, full: Arc::clone(&switch) })?)
+        };
+        let mut store = Store { db: None, open };
+        let put = |id: &str| HashMap::from([(id.to_owned(), Some(encode(&record(id, id)).unwrap()))]);
+        store.commit(&put("aa")).unwrap();
+        full.store(true, Ordering::Relaxed);
+        for _ in 0..2 {
+            assert!(store.commit(&put("bb")).is_err());
+        }
+        full.store(false, Ordering::Relaxed);
+        store.commit(&put("cc")).unwrap();
+        drop(store);
+        let (_db, loaded) = Db::open(&path, "id").unwrap();
+        assert_eq!(loaded.records, [record("aa", "aa"), record("cc", "cc")]);
+    }
 
     #[tokio::test]
     async fn what_was_stored_is_there_when_opened_again() {
