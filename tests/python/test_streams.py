@@ -105,6 +105,12 @@ class Attaching(Case):
         self.assertEqual(joined_so_far(data), text)
         handle.close()
 
+    def test_what_was_logged_before_comes_whole_each_time(self):
+        container = self.ended(["sh", "-c", "echo before"])
+        for _ in range(20):
+            # The head of the answer is read through a buffer, and what follows it past that buffer.
+            self.assertEqual(container.attach(logs=True, stream=False), b"before\n")
+
     def test_stdin_once_ends_with_the_client(self):
         config = self.api.create_container_config(
             "busybox:latest", ["sh", "-c", "wc -c; echo end >&2"], stdin_open=True, labels=self.labels()

@@ -20,10 +20,9 @@ use futures_util::stream::BoxStream;
 use hostd_engine::EngineError;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use std::any::Any;
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +34,9 @@ use tokio_util::sync::CancellationToken;
 /// A connected socket, with or without TLS.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
+
+/// Gives the unix socket that a transport is, if it is one.
+pub(crate) type LocalSocket<T> = for<'a> fn(&'a T) -> Option<BorrowedFd<'a>>;
 
 /// A client that connects and sends no request in that time is let go. One that has sent a request may stay: clients keep
 /// connections for later, and not all of them bear to find one closed.
@@ -140,7 +142,13 @@ impl Hijacker {
 }
 
 /// Serves requests until the client leaves, a handler takes the socket over, or `stop`.
-pub(crate) async fn serve(io: impl Transport, router: Router, activity: &Activity, stop: CancellationToken) {
+pub(crate) async fn serve<T: Transport>(
+    io: T,
+    local: LocalSocket<T>,
+    router: Router,
+    activity: &Activity,
+    stop: CancellationToken,
+) {
     let (sender, mut takeovers) = mpsc::channel::<Takeover>(1);
     let asked = Arc::new(AtomicBool::new(false));
     let (asks, activity) = (Arc::clone(&asked), activity.clone());
@@ -184,8 +192,10 @@ pub(crate) async fn serve(io: impl Transport, router: Router, activity: &Activit
         }
     };
     let parts = connection.into_parts();
+    let client = parts.io.into_inner();
+    let socket = local(&client).and_then(|socket| socket.try_clone_to_owned().ok());
     tokio::select! {
-        result = run(parts.io.into_inner(), parts.read_buf, takeover) => {
+        result = run(client, socket, parts.read_buf, takeover) => {
             if let Err(error) = result {
                 tracing::debug!("stream ended: {error}");
             }
@@ -204,16 +214,20 @@ async fn linger(mut client: impl Transport) {
 }
 
 /// Head, replay, then both directions until the engine's side ends.
-async fn run(mut client: impl Transport, ahead: Bytes, takeover: Takeover) -> io::Result<()> {
+async fn run(
+    mut client: impl Transport,
+    socket: Option<OwnedFd>,
+    ahead: Bytes,
+    takeover: Takeover,
+) -> io::Result<()> {
     client.write_all(takeover.head.as_bytes()).await?;
     client.flush().await?;
-    let local = local_socket(&client);
     let begun = takeover.begin.await;
     if let Protocol::WebSocket { tty } = takeover.protocol {
         return websocket::run(client, ahead, begun, tty).await;
     }
     let Begun { replay, stream } = begun;
-    head_taken(local).await;
+    head_taken(socket).await;
     if let Some(mut replay) = replay {
         while let Some(chunk) = replay.next().await {
             client.write_all(&chunk.map_err(io::Error::other)?).await?;
@@ -244,11 +258,6 @@ async fn run(mut client: impl Transport, ahead: Bytes, takeover: Takeover) -> io
         result = output => result,
         () = input => Ok(()),
     }
-}
-
-/// The unix socket that a client is connected by, if it is.
-fn local_socket(client: &dyn Any) -> Option<OwnedFd> {
-    client.downcast_ref::<UnixStream>()?.as_fd().try_clone_to_owned().ok()
 }
 
 /// Waits until a client on a unix socket has read the head. docker-py reads it through a buffer and goes on below that
@@ -303,7 +312,7 @@ mod tests {
         let (client, io) = tokio::io::duplex(1 << 16);
         let stop = CancellationToken::new();
         let ends = stop.clone();
-        tokio::spawn(async move { serve(io, router, &Activity::default(), ends).await });
+        tokio::spawn(async move { serve(io, |_| None, router, &Activity::default(), ends).await });
         (client, engine_end, stop)
     }
 

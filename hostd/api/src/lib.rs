@@ -41,6 +41,7 @@ mod volumes;
 mod websocket;
 
 use hostd_engine::Engine;
+use std::os::fd::AsFd;
 use tokio_util::sync::CancellationToken;
 
 pub use activity::Activity;
@@ -71,6 +72,11 @@ impl Api {
     /// Serves one connection until the client leaves or, after `stop`, until its current request is answered.
     /// A stream that took the connection over ends at once with `stop`.
     pub async fn serve(&self, io: impl Transport, stop: CancellationToken) {
-        connection::serve(io, self.router.clone(), &self.activity, stop).await;
+        connection::serve(io, |_| None, self.router.clone(), &self.activity, stop).await;
+    }
+
+    /// As [`Api::serve`], for a client on a unix socket: it is told of a stream only when it has read the head before.
+    pub async fn serve_local<T: Transport + AsFd>(&self, io: T, stop: CancellationToken) {
+        connection::serve(io, |io| Some(io.as_fd()), self.router.clone(), &self.activity, stop).await;
     }
 }

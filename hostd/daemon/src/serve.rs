@@ -76,7 +76,7 @@ impl Door {
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let stream = QuietStream::new(stream)?;
-                self.tasks.spawn(async move { api.serve(stream, stop).await });
+                self.tasks.spawn(async move { api.serve_local(stream, stop).await });
             }
             Listener::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
