@@ -61,6 +61,20 @@ fn a_start_is_told_no_later_than_it_is_answered() {
 }
 
 #[test]
+fn a_kill_is_told_before_the_end_that_it_brings() {
+    let host = host!();
+    host.docker(["create", "--name", "box", "busybox", "sleep", "1000"]).success();
+    for _ in 0..30 {
+        assert_eq!(host.api().call("POST", "/containers/box/start", None).unwrap().status, 204);
+        assert_eq!(host.api().call("POST", "/containers/box/kill", None).unwrap().status, 204);
+    }
+    eventually("the last end", || (history(&host, &["event=die"]).len() == 30).then_some(()));
+    let told = history(&host, &["event=kill", "event=die"]);
+    let expected = ["container kill", "container die"].repeat(30);
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn events_have_dockers_attributes_and_the_shape_of_old() {
     let host = host!();
     let id =

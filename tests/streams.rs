@@ -192,3 +192,18 @@ fn execs_are_found_again_after_hostd_was_killed_and_new_ones_start_at_once() {
     host.up();
     assert_eq!(exec(&host)["ExitCode"], 4, "also one that ended before");
 }
+
+#[test]
+fn a_size_for_what_has_no_terminal_changes_nothing() {
+    let host = host!();
+    create(&host, "box", r#""Cmd":["sleep","1000"]"#);
+    let (status, text) = host.call("POST", "/containers/box/resize?h=10&w=10", "");
+    assert_eq!(status, 409, "{text}");
+    host.docker(["start", "box"]).success();
+    assert_eq!(host.call("POST", "/containers/box/resize?h=10&w=10", ""), (200, String::new()));
+    let (_, text) = host.call("POST", "/containers/box/exec", r#"{"Cmd":["sleep","1000"]}"#);
+    let exec: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let id = exec["Id"].as_str().unwrap();
+    assert_eq!(host.call("POST", &format!("/exec/{id}/start"), r#"{"Detach":true}"#).0, 200);
+    assert_eq!(host.call("POST", &format!("/exec/{id}/resize?h=10&w=10"), "").0, 200);
+}

@@ -9,7 +9,7 @@ use crate::model::{ContainerRecord, Happening};
 use crate::names;
 use hostd_runtime::Streams;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::net::UnixStream;
 use tokio::sync::{MutexGuard, Notify, watch};
@@ -61,8 +61,8 @@ pub(crate) struct Container {
     pub(crate) pending: Mutex<Vec<Pending>>,
     /// Ends the pause before a restart.
     pub(crate) hurry: Notify,
-    /// It is being restarted for a user, and not to be removed for having ended.
-    pub(crate) spared: AtomicBool,
+    /// How many users restart it just now: it is not to be removed for having ended.
+    pub(crate) spared: AtomicUsize,
     /// Ends the task that runs health checks.
     prober: Mutex<Option<CancellationToken>>,
 }
@@ -78,7 +78,7 @@ impl Container {
             ends: watch::Sender::new(ends),
             pending: Mutex::new(Vec::new()),
             hurry: Notify::new(),
-            spared: AtomicBool::new(false),
+            spared: AtomicUsize::new(0),
             prober: Mutex::new(None),
         })
     }

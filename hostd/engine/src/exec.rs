@@ -7,6 +7,7 @@ use crate::attach::Attached;
 use crate::container::Container;
 use crate::error::{EngineError, ErrorKind, Result, io};
 use crate::model::{ContainerRecord, Status};
+use crate::whole::whole;
 use crate::{Engine, detach, names, spec};
 use hostd_runtime::spec::ExecSpec;
 use hostd_runtime::{ExecHandle, RuntimeError, Streams};
@@ -205,6 +206,11 @@ impl Engine {
 
     /// Starts it.
     pub async fn exec_start(&self, id: &str, start: ExecStart) -> Result<Attached> {
+        let (engine, id) = (self.clone(), id.to_owned());
+        whole(async move { engine.start_exec(&id, start).await }).await
+    }
+
+    async fn start_exec(&self, id: &str, start: ExecStart) -> Result<Attached> {
         let info = self.0.execs.with(id, |exec| exec.info.clone())?;
         let container = self.container(&info.container_id)?;
         let live = check_runs(&container)?;
@@ -300,14 +306,14 @@ impl Engine {
 
     /// Sets the size of its terminal.
     pub async fn exec_resize(&self, id: &str, rows: u16, cols: u16) -> Result<()> {
-        let handle = self.0.execs.with(id, |exec| exec.handle.clone())?;
+        let (handle, tty) = self.0.execs.with(id, |exec| (exec.handle.clone(), exec.info.request.tty))?;
         let handle = handle.ok_or_else(|| {
             EngineError::new(
                 ErrorKind::Conflict,
                 format!("exec {id} is not running, its terminal has no size"),
             )
         })?;
-        match spec::tty_size((rows, cols)) {
+        match spec::tty_size((rows, cols)).filter(|_| tty) {
             Some(size) => Ok(handle.resize(size).await?),
             None => Ok(()),
         }

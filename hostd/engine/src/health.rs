@@ -250,11 +250,12 @@ impl Engine {
         if let Err(error) = self.0.journal.note(&noted) {
             tracing::warn!(id = container.id, %error, "cannot note the result of a health check");
         }
-        drop(turn);
+        // While the turn is held, so that the end of the run is told after it.
         let now = noted.state.health.as_ref().map_or(before, |health| health.status);
         if now != before {
             self.tell(container, format!("health_status: {}", now.as_str()), &[]);
         }
+        drop(turn);
         true
     }
 }

@@ -62,6 +62,7 @@ mod update;
 mod volumes;
 mod wait;
 mod watch;
+mod whole;
 
 pub use attach::{AttachOptions, Attached};
 pub use commit::CommitRequest;

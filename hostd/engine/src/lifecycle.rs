@@ -3,6 +3,7 @@
 use crate::container::{Container, NextEnd};
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerRecord, Happening, RestartPolicy, Status};
+use crate::whole::whole;
 use crate::{Engine, names, signals, spec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,8 @@ impl Engine {
     pub async fn stop(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<Changed> {
         let container = self.container(name)?;
         let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
-        self.stop_container(&container, signal, timeout).await
+        let engine = self.clone();
+        whole(async move { engine.stop_container(&container, signal, timeout).await }).await
     }
 
     async fn stop_container(
@@ -55,12 +57,7 @@ impl Engine {
     ) -> Result<()> {
         let (live, end) = {
             let turn = container.turn().await;
-            let record = container.change(&turn, |record| record.state.stopped_by_user = true);
-            // What a restart policy must respect even after a power cut is worth an fsync.
-            if record.host.restart_policy != RestartPolicy::No {
-                self.0.journal.note(&record)?;
-                self.0.db.store(&record).await?;
-            }
+            let record = self.stopped_by_user(container, &turn).await?;
             if record.state.status == Status::Restarting {
                 return self.give_up_restart(container, &turn);
             }
@@ -70,6 +67,21 @@ impl Engine {
             }
         };
         self.end_live(container, &live, end, signal, patience).await
+    }
+
+    /// Puts on record that a user ends the run. What a restart policy must respect even after a power cut is worth an
+    /// fsync.
+    async fn stopped_by_user(
+        &self,
+        container: &Container,
+        turn: &crate::container::Turn<'_>,
+    ) -> Result<Arc<ContainerRecord>> {
+        let record = container.change(turn, |record| record.state.stopped_by_user = true);
+        if record.host.restart_policy != RestartPolicy::No {
+            self.0.journal.note(&record)?;
+            self.0.db.store(&record).await?;
+        }
+        Ok(record)
     }
 
     /// Ends the run of `live`: by `signal`, and by SIGKILL when that takes longer than `patience`.
@@ -129,16 +141,26 @@ impl Engine {
     pub async fn restart(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
         let container = self.container(name)?;
         let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
+        let engine = self.clone();
+        whole(async move { engine.restart_container(&container, signal, timeout).await }).await
+    }
+
+    async fn restart_container(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<i32>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
         // One that is to be removed when it ends does not end for good here.
-        container.spared.store(true, Ordering::Release);
+        container.spared.fetch_add(1, Ordering::AcqRel);
         let restarted = async {
-            self.stop_container(&container, signal, timeout).await?;
-            self.start(&container.id).await
+            self.stop_container(container, signal, timeout).await?;
+            self.start_container(container).await
         };
         let restarted = restarted.await;
-        container.spared.store(false, Ordering::Release);
+        container.spared.fetch_sub(1, Ordering::AcqRel);
         restarted?;
-        self.tell(&container, "restart", &[]);
+        self.tell(container, "restart", &[]);
         Ok(())
     }
 
@@ -178,27 +200,33 @@ impl Engine {
             None => signals::KILL,
         };
         let container = self.container(name)?;
-        let not_running = || {
-            EngineError::conflict(format!(
-                "cannot kill container: {name}: container {} is not running",
-                container.id
-            ))
-        };
-        let (live, mut end) = {
-            let turn = container.turn().await;
-            let record = container.record();
-            let live = container.live_now().ok_or_else(not_running)?;
-            // As Docker: a signal that is to end it counts as stopped by the user.
-            if signal == signals::KILL || signal == stop_signal(&record) {
-                let record = container.change(&turn, |record| record.state.stopped_by_user = true);
-                self.note(&record)?;
-            }
-            (live, container.next_end())
-        };
-        let paused = container.record().state.status == Status::Paused;
+        let not_running = EngineError::conflict(format!(
+            "cannot kill container: {name}: container {} is not running",
+            container.id
+        ));
+        let engine = self.clone();
+        whole(async move { engine.kill_container(&container, signal, not_running).await }).await
+    }
+
+    async fn kill_container(
+        &self,
+        container: &Arc<Container>,
+        signal: i32,
+        not_running: EngineError,
+    ) -> Result<()> {
+        let turn = container.turn().await;
+        let record = container.record();
+        let live = container.live_now().ok_or(not_running)?;
+        // As Docker: a signal that is to end it counts as stopped by the user.
+        if signal == signals::KILL || signal == stop_signal(&record) {
+            self.stopped_by_user(container, &turn).await?;
+        }
+        let mut end = container.next_end();
         live.kill(signal).await?;
-        self.tell(&container, "kill", &[("signal", signal.to_string())]);
-        if paused && signal == signals::KILL {
+        // While the turn is held, so that its end is told after it.
+        self.tell(container, "kill", &[("signal", signal.to_string())]);
+        drop(turn);
+        if record.state.status == Status::Paused && signal == signals::KILL {
             let _ = live.unpause().await;
         }
         if signal == signals::KILL {
@@ -210,7 +238,11 @@ impl Engine {
 
     /// Freezes all processes.
     pub async fn pause(&self, name: &str) -> Result<()> {
-        let container = self.container(name)?;
+        let (engine, container) = (self.clone(), self.container(name)?);
+        whole(async move { engine.pause_container(&container).await }).await
+    }
+
+    async fn pause_container(&self, container: &Arc<Container>) -> Result<()> {
         let turn = container.turn().await;
         match container.record().state.status {
             Status::Paused => {
@@ -224,12 +256,12 @@ impl Engine {
                 // A frozen probe would only run into its time limit.
                 container.set_prober(None);
                 if let Err(error) = container.live()?.pause().await {
-                    self.watch_health(&container);
+                    self.watch_health(container);
                     return Err(error.into());
                 }
                 let record = container.advance(&turn, Happening::Froze, |_| {})?;
                 self.note(&record)?;
-                self.tell(&container, "pause", &[]);
+                self.tell(container, "pause", &[]);
                 Ok(())
             }
             _ => Err(EngineError::conflict(format!("Container {} is not running", container.id))),
@@ -238,16 +270,20 @@ impl Engine {
 
     /// Thaws them.
     pub async fn unpause(&self, name: &str) -> Result<()> {
-        let container = self.container(name)?;
+        let (engine, container) = (self.clone(), self.container(name)?);
+        whole(async move { engine.unpause_container(&container).await }).await
+    }
+
+    async fn unpause_container(&self, container: &Arc<Container>) -> Result<()> {
         let turn = container.turn().await;
         if container.record().state.status != Status::Paused {
             return Err(EngineError::conflict(format!("Container {} is not paused", container.id)));
         }
         container.live()?.unpause().await?;
         let record = container.advance(&turn, Happening::Thawed, |_| {})?;
-        self.watch_health(&container);
+        self.watch_health(container);
         self.note(&record)?;
-        self.tell(&container, "unpause", &[]);
+        self.tell(container, "unpause", &[]);
         Ok(())
     }
 
@@ -257,7 +293,12 @@ impl Engine {
         if new_name.is_empty() {
             return Err(EngineError::invalid("Neither old nor new names may be empty"));
         }
-        let new_name = names::validate(new_name)?;
+        let new_name = names::validate(new_name)?.to_owned();
+        let engine = self.clone();
+        whole(async move { engine.rename_container(&container, &new_name).await }).await
+    }
+
+    async fn rename_container(&self, container: &Arc<Container>, new_name: &str) -> Result<()> {
         let turn = container.turn().await;
         let old_name = container.record().name.clone();
         if old_name == new_name {
@@ -277,7 +318,7 @@ impl Engine {
         }
         container.change(&turn, |record| new_name.clone_into(&mut record.name));
         self.0.index.release(&old_name);
-        self.tell(&container, "rename", &[("oldName", format!("/{old_name}"))]);
+        self.tell(container, "rename", &[("oldName", format!("/{old_name}"))]);
         Ok(())
     }
 
@@ -285,7 +326,8 @@ impl Engine {
     pub async fn resize(&self, name: &str, rows: u16, cols: u16) -> Result<()> {
         let container = self.container(name)?;
         let live = container.live()?;
-        if let Some(size) = spec::tty_size((rows, cols)) {
+        // As with Docker, to what has no terminal nothing happens.
+        if let Some(size) = spec::tty_size((rows, cols)).filter(|_| container.record().config.tty) {
             live.resize(size).await?;
         }
         self.tell(&container, "resize", &[("height", rows.to_string()), ("width", cols.to_string())]);

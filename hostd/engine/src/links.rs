@@ -10,6 +10,7 @@ use crate::container::Container;
 use crate::create::target_container;
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerRecord, HostConfig, Link, Port};
+use crate::whole::whole;
 use hostd_network::Endpoint;
 use std::collections::HashMap;
 use std::fs;
@@ -128,6 +129,11 @@ impl Engine {
         let container = self.container(parent).map_err(|_| {
             EngineError::invalid(format!("Cannot get parent /{parent} for link name /{parent}/{alias}"))
         })?;
+        let (engine, parent, alias) = (self.clone(), parent.to_owned(), alias.to_owned());
+        whole(async move { engine.take_link(&container, &parent, &alias).await }).await
+    }
+
+    async fn take_link(&self, container: &Container, parent: &str, alias: &str) -> Result<()> {
         let turn = container.turn().await;
         if !container.record().links.iter().any(|link| link.alias == alias) {
             return Err(EngineError::not_found(format!("No such container: {parent}/{alias}")));

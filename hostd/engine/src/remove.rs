@@ -8,6 +8,7 @@ use crate::container::{Container, Turn};
 use crate::error::{EngineError, Result, io};
 use crate::model::{ContainerRecord, Happening, Status};
 use crate::signals;
+use crate::whole::whole;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,8 @@ pub struct RemoveOptions {
 impl Engine {
     /// Removes a container.
     pub async fn remove(&self, name: &str, options: RemoveOptions) -> Result<()> {
-        let container = self.container(name)?;
-        self.remove_container(&container, options).await
+        let (engine, container) = (self.clone(), self.container(name)?);
+        whole(async move { engine.remove_container(&container, options).await }).await
     }
 
     /// After its end, what was created to go then.

@@ -5,6 +5,7 @@ use crate::create::{parse_extra_host, target_container};
 use crate::error::{EngineError, Result, io, joined};
 use crate::lifecycle::Changed;
 use crate::model::{ContainerRecord, Happening, MountType, RestartPolicy, Status};
+use crate::whole::whole;
 use crate::{Engine, detach, health, remap};
 use futures_util::future::BoxFuture;
 use hostd_image::Snapshot;
@@ -39,7 +40,11 @@ enum Net {
 impl Engine {
     /// Starts a container.
     pub async fn start(&self, name: &str) -> Result<Changed> {
-        let container = self.container(name)?;
+        let (engine, container) = (self.clone(), self.container(name)?);
+        whole(async move { engine.start_container(&container).await }).await
+    }
+
+    pub(crate) async fn start_container(&self, container: &Arc<Container>) -> Result<Changed> {
         let turn = container.turn().await;
         let status = container.record().state.status;
         match status {
@@ -57,7 +62,7 @@ impl Engine {
             record.state.last_pause = 0;
             record.state.stopped_by_user = false;
         });
-        self.run(&container, turn).await?;
+        self.run(container, turn).await?;
         // Lets the event go out before the answer: who listens is next on this very thread.
         tokio::task::yield_now().await;
         Ok(Changed::Now)

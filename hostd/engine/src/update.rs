@@ -1,10 +1,12 @@
 //! Changing the limits and the restart policy of a container that exists.
 
 use crate::Engine;
+use crate::container::Container;
 use crate::create::limits::{self, Purpose};
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerRecord, DeviceRate, HostConfig, Resources, RestartPolicy, Status};
 use crate::spec;
+use crate::whole::whole;
 use hostd_runtime::spec::{BlockIo, DeviceLimit};
 
 /// What is to change; what is zero or empty stays.
@@ -23,6 +25,12 @@ impl Engine {
         let container = self.container(name)?;
         let mut request = request;
         let warnings = limits::check(&mut request.resources, &self.machine(), Purpose::Update)?;
+        let engine = self.clone();
+        whole(async move { engine.update_container(&container, request).await }).await?;
+        Ok(warnings)
+    }
+
+    async fn update_container(&self, container: &Container, request: UpdateRequest) -> Result<()> {
         let turn = container.turn().await;
         let before = container.record();
         let cannot = |error: EngineError| EngineError {
@@ -49,8 +57,8 @@ impl Engine {
             return Err(cannot(error.into()));
         }
         container.change(&turn, |record| record.host = after.host);
-        self.tell(&container, "update", &[]);
-        Ok(warnings)
+        self.tell(container, "update", &[]);
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{Engine, Inner};
 use hostd_volume::{Gone, Volume};
 use regex_lite::Regex;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How many creates under way count on a volume, by name.
 #[derive(Default)]
@@ -169,14 +169,15 @@ impl Engine {
 
     /// Removes a volume unless another container than `owner` uses it.
     async fn drop_volume(&self, volume: Volume, owner: Option<&str>) -> Result<()> {
-        let (inner, name) = (Arc::clone(&self.0), volume.name.clone());
-        let owner = owner.map(str::to_owned);
-        let unlinked = tokio::task::spawn_blocking(move || inner.unlink_volume(&name, owner.as_deref()));
-        let gone = unlinked.await.map_err(joined)??;
-        // Out of its place it is gone for all; deleting many files may take a while.
-        tokio::task::spawn_blocking(move || gone.delete());
-        self.tell_volume("destroy", &volume);
-        Ok(())
+        let (engine, owner) = (self.clone(), owner.map(str::to_owned));
+        let unlinked = tokio::task::spawn_blocking(move || {
+            let gone = engine.0.unlink_volume(&volume.name, owner.as_deref())?;
+            // Out of its place it is gone for all; deleting many files may take a while.
+            tokio::task::spawn_blocking(move || gone.delete());
+            engine.tell_volume("destroy", &volume);
+            Ok(())
+        });
+        unlinked.await.map_err(joined)?
     }
 
     pub(crate) fn tell_volume(&self, action: &str, volume: &Volume) {

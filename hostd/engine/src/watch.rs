@@ -67,7 +67,7 @@ impl Engine {
         let restart = restarts(&container.record(), exit.code) && !self.0.stopping.load(Ordering::Acquire);
         let record = self.record_end(container, &turn, exit, restart).await;
         // Asked while the turn is held: who spares it starts it in the next one.
-        let spared = container.spared.load(Ordering::Acquire);
+        let spared = container.spared.load(Ordering::Acquire) > 0;
         drop(turn);
         if restart {
             self.restart_later(container, Duration::from_millis(record.state.last_pause));

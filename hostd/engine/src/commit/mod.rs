@@ -6,8 +6,9 @@ mod words;
 use crate::Engine;
 use crate::container::Container;
 use crate::create::merge;
-use crate::error::{EngineError, Result, joined};
+use crate::error::{EngineError, Result};
 use crate::model::{ContainerConfig, ContainerRecord, Status};
+use crate::whole::whole;
 use hostd_image::{Commit, ContainerConfig as ImageConfig, Image, Reference};
 use serde_json::json;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ impl Engine {
         let (engine, asked) = (self.clone(), Arc::clone(&container));
         // Whatever becomes of the client, a container that was frozen for this is thawed.
         let work = async move { engine.commit_paused(&asked, commit, request.pause).await };
-        let image = tokio::spawn(work).await.map_err(joined)??;
+        let image = whole(work).await?;
         self.tell_commit(&container, &image, &request.comment);
         Ok(image)
     }
