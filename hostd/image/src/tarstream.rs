@@ -161,7 +161,8 @@ impl<R: Read> TarStream<R> {
 
     fn begin_data(&mut self, size: u64) {
         self.remaining = size;
-        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        // Sizes that no multiple of a block comes after are refused when their data ends.
+        self.padding = size.wrapping_neg() % BLOCK as u64;
     }
 
     /// Skips what is left of the entry and reads one header.
@@ -421,6 +422,12 @@ mod tests {
         }
         let huge = vec![b'1'; MAX_PAX as usize + 1];
         assert!(names(&pax_entry(&huge)).unwrap_err().to_string().contains("longer than"));
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_is_an_early_end() {
+        let bytes = pax_entry(&record("size", &u64::MAX.to_string()));
+        assert!(names(&bytes).unwrap_err().to_string().contains("truncated"));
     }
 
     #[test]

@@ -272,3 +272,19 @@ async fn an_import_makes_an_image_of_one_layer() {
     let error = test.store.import(&b"junk"[..], None, ContainerConfig::default(), "").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
+
+#[tokio::test]
+async fn an_archive_of_nothing_but_names_is_refused() {
+    let (name, target) = ("n/".repeat(2000), "t/".repeat(2000));
+    let mut tar = tar::Builder::new(Vec::new());
+    for number in 0..8600 {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, format!("{number}/{name}x"), format!("{target}x")).unwrap();
+    }
+    let test = TestStore::new().await;
+    let error = test.load(tar.into_inner().unwrap()).await.unwrap_err();
+    assert!(chain(&error).contains("the names in it"), "{}", chain(&error));
+    test.assert_empty();
+}

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Largest manifest or configuration.
 const MAX_SMALL: u64 = 16 * 1024 * 1024;
-/// All of them together.
+/// All of them together, and the names of all entries.
 const MAX_ALL_SMALL: u64 = 64 * 1024 * 1024;
 /// What is this short is kept as it is, whatever it is.
 const SHORT: u64 = 4096;
@@ -113,6 +113,7 @@ impl Contents {
         data: &mut (impl Read + Send),
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
+        self.remember(entry, (entry.name.len() + entry.link.len()) as u64)?;
         let path = inside(entry, &entry.name, Path::new(""))?;
         let item = match entry.kind {
             Kind::Dir => return Ok(()),
@@ -159,6 +160,15 @@ impl Contents {
         Ok(Item::Layer { diff_id: unpacked.diff_id.clone(), unpacked: Some(unpacked) })
     }
 
+    /// Counts what is kept in memory.
+    fn remember(&mut self, entry: &Entry, bytes: u64) -> Result<(), ImageError> {
+        self.small = self.small.saturating_add(bytes);
+        if bytes > MAX_SMALL || self.small > MAX_ALL_SMALL {
+            return Err(entry.refuse("the archive's manifests, or the names in it, are too large"));
+        }
+        Ok(())
+    }
+
     fn keep(
         &mut self,
         entry: &Entry,
@@ -166,10 +176,7 @@ impl Contents {
         mut rest: impl Read,
         expected: Option<&Digest>,
     ) -> Result<Vec<u8>, ImageError> {
-        self.small += entry.size;
-        if entry.size > MAX_SMALL || self.small > MAX_ALL_SMALL {
-            return Err(entry.refuse("the archive's manifests are too large"));
-        }
+        self.remember(entry, entry.size)?;
         rest.read_to_end(&mut bytes).map_err(ImageError::stream("read the archive"))?;
         match expected.map(|expected| (expected, Digest::of(&bytes))) {
             Some((expected, got)) if *expected != got => Err(ImageError::WrongDigest {
