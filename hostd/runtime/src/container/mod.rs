@@ -161,6 +161,8 @@ pub(crate) struct ExecSetup<'a> {
     pub(crate) oom_score_adj: i32,
     /// The container's.
     pub(crate) ulimits: &'a [Ulimit],
+    /// The container's.
+    pub(crate) group_add: &'a [String],
 }
 
 /// Enters the container and execs there.
@@ -173,7 +175,18 @@ pub(crate) fn run_exec(setup: ExecSetup<'_>) -> ! {
 }
 
 fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
-    let ExecSetup { spec, privileges, init, enters, stdio, sync, remapped, oom_score_adj, ulimits } = setup;
+    let ExecSetup {
+        spec,
+        privileges,
+        init,
+        enters,
+        stdio,
+        sync,
+        remapped,
+        oom_score_adj,
+        ulimits,
+        group_add,
+    } = setup;
     expect(&sync, GO)?;
     enter_cgroup(enters.map(door).transpose()?)?;
     rustix::process::setsid().doing(|| "start a session".into())?;
@@ -194,7 +207,7 @@ fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
     }
     let root = Root::current()?;
     let (stdio, master) = open_stdio(&root, stdio, false)?;
-    let user = identity::resolve(&root, &spec.user, &[])?;
+    let user = identity::resolve(&root, &spec.user, group_add)?;
     stdio.belong_to(&user);
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     let program = Program::prepare(&spec.args, &spec.env, &user.home)?;

@@ -44,6 +44,8 @@ struct Privileged {
     apparmor: Option<String>,
     oom_score_adj: i32,
     ulimits: Vec<Ulimit>,
+    /// Groups that their users are in besides.
+    group_add: Vec<String>,
     /// Whose ids they have, in a user namespace.
     id_map: Option<IdMap>,
 }
@@ -99,6 +101,7 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
             apparmor: spec.apparmor.clone(),
             oom_score_adj: spec.oom_score_adj.unwrap_or(0),
             ulimits: spec.ulimits.clone(),
+            group_add: spec.group_add.clone(),
             id_map: spec.id_map.clone(),
         };
         first_process(spec, privileged, kernel, &cgroup, listener)
@@ -269,6 +272,7 @@ fn exec(
         remapped: own.privileged.id_map.is_some(),
         oom_score_adj: own.privileged.oom_score_adj,
         ulimits: &own.privileged.ulimits,
+        group_add: &own.privileged.group_add,
     };
     let cloned = clone_process(own.proof, 0, dir.as_ref().map(AsFd::as_fd));
     if !matches!(cloned, Ok(Cloned::Child)) {

@@ -52,6 +52,7 @@ struct Other {
     all_caps: CapSet,
     no_new_privileges: bool,
     ulimits: Vec<Ulimit>,
+    group_add: Vec<String>,
     oom_score_adj: i32,
     apparmor: Option<String>,
 }
@@ -81,6 +82,7 @@ pub(super) fn create(mut spec: ContainerSpec, setting: Setting) -> Attempt<Shim>
         all_caps: own_part(CapSet::all())?,
         no_new_privileges: spec.no_new_privileges,
         ulimits: spec.ulimits.clone(),
+        group_add: spec.group_add.clone(),
         oom_score_adj: spec.oom_score_adj.unwrap_or(0),
         apparmor: spec.apparmor.clone(),
     };
@@ -233,7 +235,8 @@ impl Maker for Other {
         let wants = attach.unwrap_or(Streams { stdin: false, stdout: false, stderr: false });
         let init = container.pid;
         let prepare = || {
-            let user = identity::resolve(&Root::at(&format!("/proc/{init}/root"))?, &spec.user, &[])?;
+            let root = Root::at(&format!("/proc/{init}/root"))?;
+            let user = identity::resolve(&root, &spec.user, &self.group_add)?;
             write_json(PROCESS_FILE, &self.exec_process(spec, &user).oci())
         };
         let command = ["exec", "--detach", "--process", PROCESS_FILE, "--pid-file", PID_FILE];

@@ -296,6 +296,14 @@ async fn users_groups_and_home_come_from_the_image(host: Host) {
     (spec.user, spec.cwd, spec.group_add) = ("web".into(), "/made/here".into(), vec!["77".into()]);
     let (_, out, err) = host.run(spec).await;
     assert_eq!(out, "uid=33(web) gid=34(web) groups=34(web),50(log),77\n/tmp\n/made/here\nx\n", "{err}");
+    let mut spec = host.spec("exec sleep 1000");
+    (spec.user, spec.group_add) = ("web".into(), vec!["77".into()]);
+    let id = spec.id.clone();
+    let container = host.up(spec).await;
+    let exec = ExecSpec { user: "web:log".into(), ..exec_spec(&["id", "-G"]) };
+    let stream = container.exec(exec, Some(BOTH)).await.unwrap().stream.unwrap();
+    assert_eq!(frames(stream).await.0, "50 77\n", "an exec has the groups that were added too");
+    host.runtime.remove(&id).await.unwrap();
     let mut spec = host.spec("true");
     spec.user = "foo".into();
     let error = host.try_run(spec).await.unwrap_err().to_string();
