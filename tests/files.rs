@@ -239,6 +239,21 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     host.docker(["exec", "box", "sh", "-c", "test -d /etc && grep -q root /etc/passwd"]).success();
 }
 
+/// Of `/proc` much is one and the same for the machine and its containers.
+#[test]
+fn an_archive_does_not_change_what_the_kernel_shows() {
+    let host = host!();
+    host.docker(["run", "-d", "--name", "box", "busybox", "sleep", "600"]).success();
+    let look = || host.docker(["exec", "box", "stat", "-c", "%a %u", "/proc/tty", "/proc"]).text();
+    let before = look();
+    for name in ["proc/tty/", "proc/"] {
+        let (status, body) =
+            request(&host, "PUT /containers/box/archive?path=%2F", &entry(name, "", b'5', 0, b""));
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    }
+    assert_eq!(look(), before);
+}
+
 #[test]
 fn compressed_archives_are_taken_and_owners_kept_or_given() {
     let host = host!();

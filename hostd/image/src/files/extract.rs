@@ -4,7 +4,7 @@
 //! there, and nothing lands outside the directory that was named, except through links that the container itself has there.
 //! Those lead nowhere but to its own files, whatever it does to them meanwhile.
 
-use super::lookup::{evaluate, open_in_root};
+use super::lookup::{evaluate, is_of_kernel, open_in_root};
 use super::{FilesError, Result};
 use crate::compress::Compression;
 use crate::tarstream::{Entry, Kind, TarStream};
@@ -57,7 +57,7 @@ pub fn extract(
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Err(FilesError::Invalid("extraction point is not a directory".to_owned()));
     }
-    if super::lookup::is_of_kernel(dest.as_fd()) {
+    if is_of_kernel(dest.as_fd()) {
         return Err(FilesError::NotFound);
     }
     let mut first = Vec::new();
@@ -125,6 +125,11 @@ impl Extractor<'_> {
                     rustix::fs::mkdirat(parent, &name, Mode::from_raw_mode(0o700)).map_err(io)?;
                 }
                 let dir = open_child(parent, &name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(io)?;
+                // What the kernel shows is not the container's: some of it is the machine's own, seen from there.
+                if is_of_kernel(dir.as_fd()) {
+                    self.parent = Some((path, dir));
+                    return Ok(());
+                }
                 self.attributes(&dir, entry).map_err(io)?;
                 self.times.insert(path.clone(), times(entry));
                 self.parent = Some((path, dir));
