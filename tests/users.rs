@@ -142,6 +142,13 @@ fn a_remapped_container_has_network_terminal_and_limits_of_its_own() {
     run(&host, &["--ulimit", "nofile=100:100"], "ulimit -n").says("100");
     run(&host, &["--oom-score-adj", "500"], "cat /proc/self/oom_score_adj").says("500");
     run(&host, &["--init"], "cat /proc/1/comm; id -u").success();
+    for (options, owner) in [("/t:mode=755", "0 0 755"), ("/t:uid=7,gid=8,mode=700", "7 8 700")] {
+        run(&host, &["--tmpfs", options], "stat -c '%u %g %a' /t; touch /t/x && echo written")
+            .success()
+            .says(owner)
+            .says("written");
+    }
+    run(&host, &["--tmpfs", "/t:uid=70000"], "true").exits(125).says("uid=70000");
     run(&host, &["--read-only", "--tmpfs", "/t", "--shm-size", "1m"], "touch /t/x /dev/shm/x && ! touch /x")
         .success();
     run(&host, &["--cgroupns", "host"], "ls /sys/fs/cgroup | wc -l; cat /proc/self/cgroup").success();

@@ -174,7 +174,7 @@ fn mount_layers(
     let open = |path: &str, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
     let namespace =
         open("/proc/thread-self/ns/mnt", OFlags::RDONLY).doing(|| "open the namespace".to_owned())?;
-    let sources = mounts.iter().filter(|mount| exists(mount)).map(open_source);
+    let sources = mounts.iter().filter(|mount| exists(mount)).map(|mount| open_source(mount, None));
     let sources = sources.collect::<Attempt<Vec<_>>>()?;
     let top = match access {
         Access::Read => over_scratch(rootfs, kernel)?,

@@ -10,7 +10,7 @@ use super::rootfs::{
     self, DEVPTS_MAGIC, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, move_to, must_be, normal,
 };
 use crate::cgroup::CgroupMount;
-use crate::spec::{ContainerSpec, MASKED_PATHS, Mount, MountKind, NsMode, READONLY_PATHS};
+use crate::spec::{ContainerSpec, IdMap, MASKED_PATHS, Mount, MountKind, NsMode, READONLY_PATHS};
 use crate::wire::{Attempt, Doing, Failure};
 use hostd_sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -202,7 +202,8 @@ type Changes = Vec<(MountAttr, bool)>;
 
 /// Opens the sources of all binds and makes the tmpfses.
 pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
-    let mut sources = spec.mounts.iter().map(open_source).collect::<Attempt<Sources>>()?;
+    let open = |mount| open_source(mount, spec.id_map.as_ref());
+    let mut sources = spec.mounts.iter().map(open).collect::<Attempt<Sources>>()?;
     let shm = "/dev/shm";
     if spec.namespaces.ipc != NsMode::Private && !replaced(spec, shm) {
         let fd = foreign_shm(spec.namespaces.ipc)?;
@@ -213,14 +214,14 @@ pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
     Ok(sources)
 }
 
-/// Opens what is to be mounted.
-pub(crate) fn open_source(mount: &Mount) -> Attempt<Source> {
+/// Opens what is to be mounted; what is made for it belongs to the container's users of `map`, where there is one.
+pub(crate) fn open_source(mount: &Mount, map: Option<&IdMap>) -> Attempt<Source> {
     let (fd, make, changes) = match &mount.kind {
         MountKind::Bind { source, propagation, recursive, attributes } => {
             let set = attributes | if mount.read_only { RDONLY } else { 0 };
             bind(source, propagation.as_deref(), *recursive, set)?
         }
-        MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only)?, Make::Dir, Vec::new()),
+        MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only, map)?, Make::Dir, Vec::new()),
     };
     Ok(Source { mount: mount.clone(), fd, make, changes })
 }
@@ -272,7 +273,7 @@ fn bind(
 }
 
 /// A tmpfs with mount(8)'s options on top of Docker's defaults.
-fn tmpfs(options: &[String], read_only: bool) -> Attempt<OwnedFd> {
+fn tmpfs(options: &[String], read_only: bool, map: Option<&IdMap>) -> Attempt<OwnedFd> {
     let mut attrs = NOSUID | NODEV | NOEXEC | if read_only { RDONLY } else { 0 };
     let mut data = vec![("source", "tmpfs")];
     for option in options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
@@ -297,7 +298,23 @@ fn tmpfs(options: &[String], read_only: bool) -> Attempt<OwnedFd> {
             },
         }
     }
+    let owners = map.map(|map| owners(&data, map)).transpose()?;
+    for (key, id) in owners.iter().flatten() {
+        // The last one counts.
+        data.push((key, id.as_str()));
+    }
     filesystem("tmpfs", &data, attrs)
+}
+
+/// Whom a tmpfs belongs to on the host whose options name users of the container, or nobody and thus its root.
+fn owners(options: &[(&str, &str)], map: &IdMap) -> Attempt<[(&'static str, String); 2]> {
+    let on_host = |key: &'static str, host_id: &dyn Fn(u32) -> Option<u32>| {
+        let asked = options.iter().rev().find(|(other, _)| *other == key).map_or("0", |(_, id)| id);
+        let id = asked.parse().ok().and_then(host_id);
+        let id = id.ok_or_else(|| Failure::new(format!("invalid tmpfs option [\"{key}={asked}\"]")))?;
+        Ok((key, id.to_string()))
+    };
+    Ok([on_host("uid", &|id| map.host_uid(id))?, on_host("gid", &|id| map.host_gid(id))?])
 }
 
 /// Puts the user's mounts in their places.
