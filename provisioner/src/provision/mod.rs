@@ -94,15 +94,7 @@ async fn with_session(
     match verify_installed(session, &facts, machine, driver).await {
         Ok(()) => Ok(()),
         Err(error) => {
-            let logs =
-                as_root(session, &facts, script::LOGS, "cannot read hostd's log").await.unwrap_or_default();
-            let logs: Vec<&str> = logs.lines().collect();
-            let last = logs[logs.len().saturating_sub(20)..].join("\n  ");
-            let mut hint = if last.trim().is_empty() {
-                "hostd has written no log".to_owned()
-            } else {
-                format!("the last lines of hostd's log on the machine:\n  {last}")
-            };
+            let mut hint = last_of_log(session, &facts).await;
             if !driver.features().start_stop {
                 // A network of somebody else's lies between.
                 hint.push_str(&format!(
@@ -114,6 +106,21 @@ async fn with_session(
                 .because(error)
                 .hint(hint))
         }
+    }
+}
+
+/// What hostd wrote last, as a hint.
+async fn last_of_log(session: &Session, facts: &Facts) -> String {
+    let log = match as_root(session, facts, script::LOGS, "cannot read hostd's log").await {
+        Ok(log) => log,
+        Err(_) => return "hostd's log could not be read, SSH failed as well".to_owned(),
+    };
+    let lines: Vec<&str> = log.lines().collect();
+    let last = lines[lines.len().saturating_sub(20)..].join("\n  ");
+    if last.trim().is_empty() {
+        "hostd has written no log".to_owned()
+    } else {
+        format!("the last lines of hostd's log on the machine:\n  {last}")
     }
 }
 
@@ -349,9 +356,11 @@ async fn verify_installed(
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let health = as_root(session, facts, script::HEALTH, "cannot ask for hostd's service").await?;
-        if health.trim() == "dead" || Instant::now() >= until {
+        // Only to be done sooner: a session that breaks says nothing of the engine.
+        let health = as_root(session, facts, script::HEALTH, "cannot ask for hostd's service").await;
+        if health.is_ok_and(|health| health.trim() == "dead") || Instant::now() >= until {
             return Err(error);
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
