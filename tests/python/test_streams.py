@@ -1,6 +1,8 @@
 """Logs, attach and exec: output framed and raw, followed and read back, input and its end."""
 
 import calendar
+import socket
+import ssl
 import struct
 import time
 
@@ -19,7 +21,11 @@ def read_all(handle):
     sock, data = raw(handle), b""
     sock.settimeout(PATIENCE)
     while True:
-        chunk = sock.recv(65536)
+        try:
+            chunk = sock.recv(65536)
+        except ssl.SSLZeroReturnError:
+            # Both sides have told that they are through.
+            chunk = b""
         if not chunk:
             return data
         data += chunk
@@ -95,7 +101,9 @@ class Attaching(Case):
         container.start()
         sock = raw(handle)
         text = b"some line\n" * 10_000
-        sender = self.beside(lambda: (sock.sendall(text), self._close_half(sock)))
+        # Not over TLS: see `_close_half`.
+        encrypted = isinstance(sock, ssl.SSLSocket)
+        sender = self.beside(lambda: (sock.sendall(text), encrypted or self._close_half(sock)))
         # One more end of file is needed, as the container's stdin was not made to close with its client.
         data = b""
         sock.settimeout(PATIENCE)
@@ -128,11 +136,16 @@ class Attaching(Case):
 
     @staticmethod
     def _close_half(sock):
-        import socket
-
-        # TLS as Python has it closes both halves or none.
-        if isinstance(sock, socket.socket) and not hasattr(sock, "unwrap"):
+        """Ends what is sent and goes on receiving; over TLS only while nothing is to come."""
+        if not isinstance(sock, ssl.SSLSocket):
             sock.shutdown(socket.SHUT_WR)
+            return
+        # Python sends its own end and then waits for the other's, unless it may not wait.
+        sock.settimeout(0)
+        try:
+            sock.unwrap()
+        except ssl.SSLWantReadError:
+            pass
 
     def test_output_streams_to_several_clients(self):
         container = self.create(["sh", "-c", "read x; seq 1000"], stdin_open=True)

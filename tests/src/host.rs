@@ -55,6 +55,8 @@ impl TestHost {
             program,
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         };
+        // Not the one that a hostd of this machine may have.
+        fs::write(host.path("hostd.json"), "{}").map_err(|error| error.to_string())?;
         prepare(&host);
         host.up();
         host.docker(["load", "-q", "-i", &busybox.to_string_lossy()]).success();
@@ -69,6 +71,9 @@ impl TestHost {
         let log =
             File::options().create(true).append(true).open(self.path("hostd.log")).expect("open the log");
         let mut command = self.inside(&self.program.to_string_lossy());
+        if !self.args.iter().any(|arg| arg.starts_with("--config-file")) {
+            command.args(["--config-file", &self.text_path("hostd.json")]);
+        }
         command
             .args(["--data-root", &self.text_path("data"), "--exec-root", &self.text_path("run")])
             .args(["--pidfile", &self.text_path("hostd.pid"), "-H", &self.url()])
