@@ -32,6 +32,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(40);
 /// The same for a further process, whom all in the container see.
 const PATIENCE_WITH_EXECS: Duration = Duration::from_secs(20);
+/// How long a layer may be in use by others; less than what hostd gives the shim for the making of a container.
+pub(super) const OCCUPIED: Duration = Duration::from_secs(100);
 /// How long the end of a process is waited for.
 const DYING: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
@@ -136,7 +138,7 @@ fn first_process(
         pipes(spec.stdin != Stdin::Null, true, true, spec.id_map.as_ref())?
     };
     let join = foreign_namespaces(&spec)?;
-    let layer = LayerLock::take(&spec.rootfs)?;
+    let layer = LayerLock::take_within(&spec.rootfs, OCCUPIED)?;
     let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
         NetNs::Host => None,
         NetNs::Fd(fd) => Some(fd),

@@ -12,7 +12,7 @@
 //! whatever dies. A call keeps the shim from everything else for as long as it takes: some tens of milliseconds.
 
 use super::call::{Caller, Given, failure, kill_children, left_in, written};
-use super::create::{own_part, pipes, terminal};
+use super::create::{OCCUPIED, own_part, pipes, terminal};
 use super::log::Logger;
 use super::maker::Maker;
 use super::pins::{LayerLock, Pins};
@@ -90,7 +90,7 @@ pub(super) fn create(mut spec: ContainerSpec, setting: Setting) -> Attempt<Shim>
         NetNs::Host => None,
         NetNs::Fd(fd) => Some(fd),
     };
-    let layer = LayerLock::take(&spec.rootfs)?;
+    let layer = LayerLock::take_within(&spec.rootfs, OCCUPIED)?;
     let built = other
         .first_process(&spec, kernel, &cgroup_path, netns.as_ref())
         .and_then(|made| Ok((Pins::hold(made.0, layer)?, made)));

@@ -6,7 +6,7 @@
 //! leaves last. Until then nobody else may mount the same layer, which a lock on it sees to.
 
 use crate::spec::RootFs;
-use crate::wire::{Attempt, Doing};
+use crate::wire::{Attempt, Doing, Failure};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -21,21 +21,18 @@ pub(crate) struct LayerLock {
 }
 
 impl LayerLock {
-    /// Waits until the shim of the container's last run has let go of the layer.
-    pub(super) fn take(rootfs: &RootFs) -> Attempt<Self> {
-        let work = Self::open(rootfs)?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&work, FlockOperation::LockExclusive))
-            .doing(|| locking(rootfs))?;
-        Ok(Self { _work: work })
-    }
-
-    /// The same, but not for longer than that.
+    /// Waits until the shim of the container's last run has let go of the layer, and who copies files into it; but no longer
+    /// than `patience`.
     pub(crate) fn take_within(rootfs: &RootFs, patience: Duration) -> Attempt<Self> {
         let (work, started) = (Self::open(rootfs)?, Instant::now());
         loop {
             match rustix::fs::flock(&work, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK | Errno::INTR) if started.elapsed() < patience => {
-                    std::thread::sleep(Duration::from_millis(5));
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    let why = "its writable layer is in use: files are being copied into it, or its last run is not over";
+                    return Err(Failure::new(why));
                 }
                 result => return result.doing(|| locking(rootfs)).map(|()| Self { _work: work }),
             }
@@ -66,5 +63,25 @@ impl Pins {
         let mounts = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .doing(|| format!("open {path}"))?;
         Ok(Self { _mounts: mounts, _layer: layer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_has_the_layer_and_the_next_is_told_why_it_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let rootfs = RootFs { lower: Vec::new(), upper: dir.path().into(), work: dir.path().into() };
+        let take = |patience| LayerLock::take_within(&rootfs, patience);
+        let first = take(Duration::ZERO).unwrap();
+        assert!(take(Duration::ZERO).unwrap_err().message.contains("is in use"));
+        let next = std::thread::scope(|scope| {
+            let next = scope.spawn(|| take(Duration::from_secs(60)));
+            drop(first);
+            next.join().unwrap()
+        });
+        assert!(next.is_ok());
     }
 }
