@@ -57,6 +57,8 @@ pub struct LogOptions {
 
 /// Chunks that may wait for a slow client.
 const CHUNKS: usize = 4;
+/// How often a log is looked at that cannot be watched.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Engine {
     /// Whether the container has a terminal (its log is raw then, framed otherwise), and the log.
@@ -138,7 +140,8 @@ struct Follow {
     /// As it was when the run was found running.
     runs: u64,
     ends: tokio::sync::watch::Receiver<crate::container::Ends>,
-    inotify: AsyncFd<OwnedFd>,
+    /// `None` where there are no more to be had.
+    inotify: Option<AsyncFd<OwnedFd>>,
     until: Option<OffsetDateTime>,
 }
 
@@ -159,7 +162,7 @@ impl Follow {
             inotify::add_watch(&fd, dir, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
             AsyncFd::new(fd)
         };
-        let inotify = watch().map_err(io(format!("cannot watch {}", dir.display())))?;
+        let inotify = unless_used_up(watch()).map_err(io(format!("cannot watch {}", dir.display())))?;
         Ok(Some(Self { runs, ends, inotify, until }))
     }
 
@@ -172,15 +175,55 @@ impl Follow {
             (until - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
         });
         tokio::select! {
-            ready = self.inotify.readable() => {
-                let Ok(mut ready) = ready else { return false };
-                let mut buffer = [0_u8; 4096];
-                while rustix::io::read(self.inotify.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
-                ready.clear_ready();
-                true
-            }
+            more = touched(self.inotify.as_ref()) => more,
             changed = self.ends.changed() => changed.is_ok() && self.ends.borrow().count == self.runs,
             () = tokio::time::sleep(left) => false,
         }
+    }
+}
+
+/// The kernel gives a user only so many watches (`fs.inotify.max_user_instances`, 128 as a rule, for all of root's
+/// programs together): more clients than that are to follow logs all the same.
+fn unless_used_up<T>(watch: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    use rustix::io::Errno;
+    let used_up = |error: &std::io::Error| {
+        matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOSPC))
+    };
+    match watch {
+        Err(error) if used_up(&error) => Ok(None),
+        watch => watch.map(Some),
+    }
+}
+
+/// Waits until something was written, or may have been; `false` where that cannot be told any more.
+async fn touched(inotify: Option<&AsyncFd<OwnedFd>>) -> bool {
+    let Some(inotify) = inotify else {
+        tokio::time::sleep(LOOK).await;
+        return true;
+    };
+    let Ok(mut ready) = inotify.readable().await else { return false };
+    let mut buffer = [0_u8; 4096];
+    while rustix::io::read(inotify.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
+    ready.clear_ready();
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[tokio::test]
+    async fn a_log_is_followed_to_its_end_where_no_more_watches_are_to_be_had() {
+        for used_up in [Errno::MFILE, Errno::NOSPC] {
+            assert!(unless_used_up::<()>(Err(used_up.into())).unwrap().is_none());
+        }
+        assert!(unless_used_up::<()>(Err(Errno::ACCESS.into())).is_err());
+        let container = Container::new(crate::container::tests::record("aa", "web"));
+        let ends = container.ends.subscribe();
+        let mut follow = Follow { runs: 0, ends, inotify: None, until: None };
+        assert!(follow.more().await, "there may be something to read");
+        container.ends.send_modify(|ends| ends.count += 1);
+        assert!(!follow.more().await, "that was the last of it");
     }
 }
