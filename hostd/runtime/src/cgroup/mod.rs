@@ -407,6 +407,15 @@ impl Cgroup {
         fs::File::open(root.join(&self.path)).ok().map(Into::into)
     }
 
+    /// The directory of the cgroup below this one that process `pid` has moved to, as [`Cgroup::dir_fd`].
+    pub fn dir_fd_of(&self, pid: i32) -> Option<OwnedFd> {
+        let Ok(Layout::V2(root)) = layout() else { return None };
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let below = Path::new(path).starts_with(&self.path) && !leads_out(path);
+        below.then(|| fs::File::open(root.join(path)).ok().map(Into::into))?
+    }
+
     /// Stops all processes where they are; returns once they stand still.
     ///
     /// # Errors

@@ -6,7 +6,6 @@ use super::limits::{Writer, line_of};
 use super::v1::unlimited_below_one;
 use super::{CgroupError, Result};
 use crate::spec::{BlockIo, Resources};
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 use std::{fs, thread};
@@ -30,12 +29,15 @@ fn enable_controllers(dir: &Path, is_root: bool) {
     let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     let has = |list: &str, name: &str| list.split_whitespace().any(|controller| controller == name);
-    for name in CONTROLLERS.into_iter().filter(|name| has(&available, name) && !has(&enabled, name)) {
-        let enable = || fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
-        if enable().is_err_and(|error| is_root && error.kind() == ErrorKind::ResourceBusy) {
-            make_room(dir);
-            let _ = enable();
-        }
+    let mut missing =
+        CONTROLLERS.into_iter().filter(|name| has(&available, name) && !has(&enabled, name)).peekable();
+    if is_root && missing.peek().is_some() {
+        // Not only once the kernel refuses: `cpu` and `pids` it passes on beside processes, and then nothing else any more,
+        // as the cgroup has become one of threads.
+        make_room(dir);
+    }
+    for name in missing {
+        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
     }
 }
 

@@ -276,7 +276,7 @@ fn exec(
         ulimits: &own.privileged.ulimits,
         group_add: &own.privileged.group_add,
     };
-    let cloned = clone_process(own.proof, 0, dir.as_ref().map(AsFd::as_fd));
+    let cloned = clone_beside(container.pid, own.proof, cgroup, dir.as_ref());
     if !matches!(cloned, Ok(Cloned::Child)) {
         fork_at_home()?;
     }
@@ -309,6 +309,24 @@ fn fork_at_home() -> Attempt<()> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
     rustix::thread::move_into_thread_name_spaces(own.doing(doing)?.as_fd(), ThreadNameSpaceType::PROCESS_ID)
         .doing(doing)
+}
+
+/// Clones a process into `dir`, the container's cgroup of v2, or into the one that its `first` process is in: where that
+/// is an engine or an init system which passes controllers on, it has gone down into a cgroup of its own, as what passes
+/// them on takes no process any more.
+fn clone_beside(
+    first: i32,
+    proof: SingleThreaded,
+    cgroup: &Cgroup,
+    dir: Option<&OwnedFd>,
+) -> std::io::Result<Cloned> {
+    match clone_process(proof, 0, dir.map(AsFd::as_fd)) {
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+            let deeper = cgroup.dir_fd_of(first).ok_or(error)?;
+            clone_process(proof, 0, Some(deeper.as_fd()))
+        }
+        cloned => cloned,
+    }
 }
 
 /// Leaves the child of a fork with what it needs.
