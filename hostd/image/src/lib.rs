@@ -18,6 +18,7 @@ mod commit;
 mod compress;
 mod diff;
 mod digest;
+mod dirtimes;
 mod error;
 pub mod files;
 mod index;

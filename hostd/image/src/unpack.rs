@@ -4,6 +4,7 @@
 //! are opened with `openat2(RESOLVE_IN_ROOT)`, the last component is never followed. `.wh.x` becomes overlay's whiteout (a
 //! character device 0:0) and `.wh..wh..opq` its opaque mark.
 
+use crate::dirtimes::DirTimes;
 use crate::error::ImageError;
 use crate::pipe::CHUNK;
 use crate::resolve::open_dir_in_root;
@@ -13,7 +14,6 @@ use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -34,7 +34,7 @@ pub(crate) fn unpack(stream: impl Read, root: &Path, id_map: Option<&IdMap>) -> 
         root: root_fd,
         id_map,
         parent: None,
-        dir_times: BTreeMap::new(),
+        dir_times: DirTimes::default(),
         size: 0,
         buffer: vec![0; CHUNK],
     };
@@ -44,9 +44,13 @@ pub(crate) fn unpack(stream: impl Read, root: &Path, id_map: Option<&IdMap>) -> 
             shift(&mut entry, map)?;
         }
         unpacker.entry(&entry, &mut tar)?;
+        if unpacker.dir_times.is_full() {
+            unpacker.set_dir_times()?;
+        }
     }
     tar.drain()?;
-    unpacker.finish()
+    unpacker.set_dir_times()?;
+    Ok(unpacker.size)
 }
 
 /// Gives an entry the owner on the host that stands for its own.
@@ -67,7 +71,7 @@ struct Unpacker<'a> {
     /// The directory of the entry before: entries mostly come directory by directory.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories get their times last, since what is put into them changes those.
-    dir_times: BTreeMap<PathBuf, Timestamps>,
+    dir_times: DirTimes,
     size: u64,
     buffer: Vec<u8>,
 }
@@ -107,20 +111,19 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Sets the directories' times and gives the bytes of all files.
-    fn finish(self) -> Result<u64, ImageError> {
-        for (path, times) in self.dir_times.iter().rev() {
+    fn set_dir_times(&mut self) -> Result<(), ImageError> {
+        for (path, times) in self.dir_times.take() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            match open_dir_in_root(&self.root, path, flags) {
+            match open_dir_in_root(&self.root, &path, flags) {
                 Ok(dir) => {
-                    rustix::fs::futimens(&dir, times).map_err(ImageError::io("set the time of", path))?
+                    rustix::fs::futimens(&dir, &times).map_err(ImageError::io("set the time of", &path))?
                 }
                 // Replaced by a later entry.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
-                Err(source) => return Err(ImageError::io("open", path)(source)),
+                Err(source) => return Err(ImageError::io("open", &path)(source)),
             }
         }
-        Ok(self.size)
+        Ok(())
     }
 
     fn dir_fd(&self) -> BorrowedFd<'_> {

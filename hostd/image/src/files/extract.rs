@@ -7,6 +7,7 @@
 use super::lookup::{evaluate, is_of_kernel, open_in_root};
 use super::{FilesError, Result};
 use crate::compress::Compression;
+use crate::dirtimes::DirTimes;
 use crate::tarstream::{Entry, Kind, TarStream};
 use crate::unpack::{clean, read_failed};
 use hostd_sys::idmap::IdMap;
@@ -14,7 +15,6 @@ use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
@@ -69,7 +69,7 @@ pub fn extract(
     let compression = Compression::of(&first);
     let whole = Cursor::new(first).chain(input);
     let extractor =
-        Extractor { root, dest, path: path.into(), options, parent: None, times: BTreeMap::new() };
+        Extractor { root, dest, path: path.into(), options, parent: None, times: DirTimes::default() };
     match compression {
         Compression::None => extractor.run(whole),
         _ => {
@@ -88,7 +88,7 @@ struct Extractor<'a> {
     /// The directory of the entry before: entries mostly come directory by directory.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories get their times last, since what is put into them changes those.
-    times: BTreeMap<PathBuf, Timestamps>,
+    times: DirTimes,
 }
 
 impl Extractor<'_> {
@@ -96,12 +96,19 @@ impl Extractor<'_> {
         let mut tar = TarStream::new(input);
         while let Some(entry) = tar.next()? {
             self.entry(&entry, &mut tar)?;
+            if self.times.is_full() {
+                self.set_times()?;
+            }
         }
         tar.drain_some(TRAILER)?;
-        for (path, times) in self.times.iter().rev() {
+        self.set_times()
+    }
+
+    fn set_times(&mut self) -> Result<()> {
+        for (path, times) in self.times.take() {
             // Replaced meanwhile, it needs none.
-            if let Ok(dir) = self.open_dir(path, OFlags::RDONLY) {
-                rustix::fs::futimens(&dir, times).map_err(failed(path, "set the time of"))?;
+            if let Ok(dir) = self.open_dir(&path, OFlags::RDONLY) {
+                rustix::fs::futimens(&dir, &times).map_err(failed(&path, "set the time of"))?;
             }
         }
         Ok(())
