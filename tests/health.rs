@@ -87,6 +87,25 @@ fn health_outlives_the_daemon_and_probing_goes_on() {
 }
 
 #[test]
+fn a_probe_under_way_when_the_daemon_is_killed_still_has_its_timeout() {
+    let mut host = host!();
+    // The first probe hangs, the others are well.
+    let test = "mkdir /first 2>/dev/null || exit 0; sleep 31415";
+    let args = ["run", "-d", "--name", "box", "--health-interval", "100ms", "--health-timeout", "12s"];
+    let more = ["--health-retries", "1", "--health-cmd", test, "busybox", "sleep", "1000"];
+    run(host.docker_command().args(args).args(more)).success();
+    eventually("the first probe", || {
+        (host.docker(["exec", "box", "test", "-e", "/first"]).code() == 0).then_some(())
+    });
+    host.kill();
+    host.up();
+    becomes(&host, "box", "healthy");
+    let seen = host.docker(["events", "--since", "1h", "--until", "0s", "--filter", "event=health_status"]);
+    assert!(seen.stdout().contains("health_status: unhealthy"), "its result counts: {}", seen.stdout());
+    assert_eq!(host.docker(["top", "box"]).text().matches("31415").count(), 0, "it was killed");
+}
+
+#[test]
 fn a_paused_container_is_not_probed() {
     let host = host!();
     let args = ["run", "-d", "--name", "box", "--health-interval", "100ms", "--health-cmd"];

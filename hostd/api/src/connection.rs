@@ -41,10 +41,14 @@ pub(crate) type LocalSocket<T> = for<'a> fn(&'a T) -> Option<BorrowedFd<'a>>;
 /// A client that connects and sends no request in that time is let go. One that has sent a request may stay: clients keep
 /// connections for later, and not all of them bear to find one closed.
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
-/// What a client gets to read a head before what follows is sent, too.
-const HEAD_PATIENCE: Duration = Duration::from_secs(2);
+/// What a Python client on TCP gets to read a head before what follows is sent, too.
+const HEAD_START: Duration = Duration::from_millis(100);
+/// How often a client is looked at that has not read a head: at first, and when it takes its time.
+const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// How long a client may go on writing once it was answered for the last time.
 const LINGER: Duration = Duration::from_millis(500);
+/// The same on TCP once a stream's output has ended, of which it may have much to read still.
+const STREAM_LINGER: Duration = Duration::from_secs(60);
 /// What is read of a body at once. From 128 KiB up every buffer would be a mapping of its own, whose pages the kernel
 /// clears anew for each.
 const BODY_BUFFER: usize = 120 << 10;
@@ -59,6 +63,8 @@ pub(crate) struct Takeover {
     begin: BoxFuture<'static, Begun>,
     /// What the socket speaks from then on.
     protocol: Protocol,
+    /// Whether the client is known to lose what comes along with the head.
+    loses: bool,
 }
 
 /// What a socket speaks that has left HTTP.
@@ -84,6 +90,8 @@ pub(crate) struct Hijacker {
     sender: mpsc::Sender<Takeover>,
     /// Whether the client asked for `Upgrade: tcp`.
     upgrade: bool,
+    /// Whether it is docker-py.
+    python: bool,
 }
 
 impl<S: Sync> FromRequestParts<S> for Hijacker {
@@ -91,7 +99,9 @@ impl<S: Sync> FromRequestParts<S> for Hijacker {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let sender = parts.extensions.get::<mpsc::Sender<Takeover>>().cloned();
         let sender = sender.ok_or_else(|| ApiError::internal("the connection cannot be taken over"))?;
-        Ok(Self { sender, upgrade: parts.headers.contains_key(header::UPGRADE) })
+        let agent = parts.headers.get(header::USER_AGENT).map_or(&[][..], |agent| agent.as_bytes());
+        let python = agent.starts_with(b"docker-sdk-python/");
+        Ok(Self { sender, upgrade: parts.headers.contains_key(header::UPGRADE), python })
     }
 }
 
@@ -115,7 +125,8 @@ impl Hijacker {
         };
         let headers = version::header_lines();
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{headers}\r\n");
-        self.send(Takeover { head, begin: Box::pin(begin), protocol: Protocol::Raw }).await
+        let loses = self.python;
+        self.send(Takeover { head, begin: Box::pin(begin), protocol: Protocol::Raw, loses }).await
     }
 
     /// As [`Hijacker::take_over`], for a client that asks for WebSocket with this key.
@@ -130,7 +141,8 @@ impl Hijacker {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {accept}\r\n{headers}\r\n"
         );
-        self.send(Takeover { head, begin: Box::pin(begin), protocol: Protocol::WebSocket { tty } }).await
+        let protocol = Protocol::WebSocket { tty };
+        self.send(Takeover { head, begin: Box::pin(begin), protocol, loses: false }).await
     }
 
     async fn send(self, takeover: Takeover) -> ApiError {
@@ -178,7 +190,7 @@ pub(crate) async fn serve<T: Transport>(
             result = &mut connection => {
                 match result {
                     Ok(()) if stop.is_cancelled() => {}
-                    Ok(()) => linger(connection.into_parts().io.into_inner()).await,
+                    Ok(()) => linger(connection.into_parts().io.into_inner(), LINGER).await,
                     Err(error) => tracing::debug!("connection ended: {}", chain(&error)),
                 }
                 return;
@@ -193,9 +205,9 @@ pub(crate) async fn serve<T: Transport>(
     };
     let parts = connection.into_parts();
     let client = parts.io.into_inner();
-    let socket = local(&client).and_then(|socket| socket.try_clone_to_owned().ok());
+    let local = local(&client).and_then(|socket| socket.try_clone_to_owned().ok());
     tokio::select! {
-        result = run(client, socket, parts.read_buf, takeover) => {
+        result = run(client, local, parts.read_buf, takeover) => {
             if let Err(error) = result {
                 tracing::debug!("stream ended: {error}");
             }
@@ -205,46 +217,50 @@ pub(crate) async fn serve<T: Transport>(
 }
 
 /// Reads on for a moment after the last answer: closing a socket before its client has stopped writing would make that
-/// write fail, and the client might report this and not the answer.
-async fn linger(mut client: impl Transport) {
+/// write fail, and the client might report this and not the answer; on TCP the kernel would even drop what the client
+/// has not read yet.
+async fn linger(mut client: impl AsyncRead + Unpin, patience: Duration) {
     let mut buffer = vec![0; STREAM_BUFFER.0];
     let read = async { while client.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
     // A client that goes on for longer has had its chance.
-    let _ = tokio::time::timeout(LINGER, read).await;
+    let _ = tokio::time::timeout(patience, read).await;
 }
 
 /// Head, replay, then both directions until the engine's side ends.
 async fn run(
     mut client: impl Transport,
-    socket: Option<OwnedFd>,
+    local: Option<OwnedFd>,
     ahead: Bytes,
     takeover: Takeover,
 ) -> io::Result<()> {
     client.write_all(takeover.head.as_bytes()).await?;
     client.flush().await?;
+    let is_local = local.is_some();
     let begun = takeover.begin.await;
     if let Protocol::WebSocket { tty } = takeover.protocol {
         return websocket::run(client, ahead, begun, tty).await;
     }
     let Begun { replay, stream } = begun;
-    head_taken(socket).await;
-    if let Some(mut replay) = replay {
-        while let Some(chunk) = replay.next().await {
-            client.write_all(&chunk.map_err(io::Error::other)?).await?;
-        }
-    }
-    client.flush().await?;
-    let Some(stream) = stream else { return client.shutdown().await };
-    let (mut from_engine, mut to_engine) = stream.into_split();
+    let (mut from_engine, mut to_engine) = stream.map(UnixStream::into_split).unzip();
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let input = async {
-        to_engine.write_all(&ahead).await?;
-        copy(&mut from_client, &mut to_engine).await?;
-        to_engine.shutdown().await
-    };
     let output = async {
-        copy(&mut from_engine, &mut to_client).await?;
+        head_taken(local, takeover.loses).await;
+        if let Some(mut replay) = replay {
+            while let Some(chunk) = replay.next().await {
+                to_client.write_all(&chunk.map_err(io::Error::other)?).await?;
+            }
+        }
+        to_client.flush().await?;
+        if let Some(from) = &mut from_engine {
+            copy_out(from, &mut to_client).await?;
+        }
         to_client.shutdown().await
+    };
+    let input = async {
+        let Some(to_engine) = &mut to_engine else { return Ok(()) };
+        to_engine.write_all(&ahead).await?;
+        copy(&mut from_client, to_engine).await?;
+        to_engine.shutdown().await
     };
     // The end of the output ends the session; the end of the input is only stdin's. An input that breaks off (the
     // process closed its stdin) leaves the output alone.
@@ -254,22 +270,42 @@ async fn run(
         }
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let result = tokio::select! {
         result = output => result,
         () = input => Ok(()),
+    };
+    drop((from_engine, to_engine));
+    if result.is_ok() && !is_local {
+        linger(from_client, STREAM_LINGER).await;
+    }
+    result
+}
+
+/// Waits until a client has read the head. docker-py reads it through a buffer and goes on below that buffer: output
+/// that comes along with the head would be lost to it. A client on a unix socket can be watched, and is waited for as
+/// long as it takes: before the head it cannot read anything else. One on TCP cannot; the kind that is known to `lose`
+/// output gets a moment.
+async fn head_taken(socket: Option<OwnedFd>, loses: bool) {
+    let Some(socket) = socket else {
+        if loses {
+            tokio::time::sleep(HEAD_START).await;
+        }
+        return;
+    };
+    let mut pause = LOOK.0;
+    // Of one that has left nothing is unread.
+    while hostd_engine::unread_by_peer(socket.as_fd()).is_ok_and(|count| count > 0) {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 5 / 4).min(LOOK.1);
     }
 }
 
-/// Waits until a client on a unix socket has read the head. docker-py reads it through a buffer and goes on below that
-/// buffer: output that comes along with the head would be lost to it. A client that is in no hurry is not waited for
-/// long; one on TCP cannot be watched.
-async fn head_taken(socket: Option<OwnedFd>) {
-    let Some(socket) = socket else { return };
-    let started = std::time::Instant::now();
-    while started.elapsed() < HEAD_PATIENCE
-        && hostd_engine::unread_by_peer(socket.as_fd()).is_ok_and(|count| count > 0)
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+/// As [`copy`], from the engine. One that left without reading all that the client wrote ends with an error, after all
+/// that it had to say: an end as any other.
+async fn copy_out(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    match copy(from, to).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        result => result,
     }
 }
 

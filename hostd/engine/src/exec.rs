@@ -6,6 +6,7 @@
 use crate::attach::Attached;
 use crate::container::Container;
 use crate::error::{EngineError, ErrorKind, Result, io};
+use crate::health::LeftProbe;
 use crate::model::{ContainerRecord, Status};
 use crate::whole::whole;
 use crate::{Engine, detach, names, spec};
@@ -268,12 +269,20 @@ impl Engine {
     }
 
     /// Finds the execs of a container again that an earlier daemon started; what was created and never started is
-    /// forgotten, as by Docker.
-    pub(crate) async fn take_up_execs(&self, container: &Arc<Container>, live: &hostd_runtime::Container) {
+    /// forgotten, as by Docker. Gives the probes of health checks that are under way.
+    pub(crate) async fn take_up_execs(
+        &self,
+        container: &Arc<Container>,
+        live: &hostd_runtime::Container,
+    ) -> Vec<LeftProbe> {
         // A shim of an older version cannot tell.
-        let Ok(found) = live.execs().await else { return };
+        let Ok(found) = live.execs().await else { return Vec::new() };
+        let mut probes = Vec::new();
         for exec in found {
-            let Ok(request) = serde_json::from_str(&exec.note) else { continue };
+            let Ok(request) = serde_json::from_str(&exec.note) else {
+                probes.extend(LeftProbe::of(exec));
+                continue;
+            };
             let info = ExecInfo {
                 id: exec.id.clone(),
                 container_id: container.id.clone(),
@@ -289,6 +298,7 @@ impl Engine {
                 self.watch_exec(container, &exec.id, exec.handle);
             }
         }
+        probes
     }
 
     fn watch_exec(&self, container: &Arc<Container>, id: &str, handle: ExecHandle) {

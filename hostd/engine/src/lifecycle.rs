@@ -256,7 +256,7 @@ impl Engine {
                 // A frozen probe would only run into its time limit.
                 container.set_prober(None);
                 if let Err(error) = container.live()?.pause().await {
-                    self.watch_health(container);
+                    self.watch_health(container, Vec::new());
                     return Err(error.into());
                 }
                 let record = container.advance(&turn, Happening::Froze, |_| {})?;
@@ -281,7 +281,7 @@ impl Engine {
         }
         container.live()?.unpause().await?;
         let record = container.advance(&turn, Happening::Thawed, |_| {})?;
-        self.watch_health(container);
+        self.watch_health(container, Vec::new());
         self.note(&record)?;
         self.tell(container, "unpause", &[]);
         Ok(())

@@ -208,9 +208,14 @@ impl Engine {
                 container.change(&turn, |record| record.state.pid = pid);
                 let record = self.settle_pause(container, &turn, &live).await;
                 drop(turn);
-                self.take_up_execs(container, &live).await;
+                let probes = self.take_up_execs(container, &live).await;
                 if record.state.status == Status::Running {
-                    self.watch_health(container);
+                    self.watch_health(container, probes);
+                } else {
+                    // They end when they thaw.
+                    for probe in &probes {
+                        probe.kill(&live).await;
+                    }
                 }
                 self.watch(container, live);
             }

@@ -180,7 +180,7 @@ impl Engine {
             return Err(error);
         }
         container.set_live(Some(run.live.clone()));
-        self.watch_health(container);
+        self.watch_health(container, Vec::new());
         self.tell_taken(container, &record);
         self.tell(container, "start", &[]);
         Ok(())

@@ -13,6 +13,7 @@ mod options;
 mod reader;
 mod setup;
 mod tag;
+mod template;
 
 pub use options::LOG_DRIVERS;
 pub(crate) use options::Setup;

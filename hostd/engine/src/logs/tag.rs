@@ -1,6 +1,7 @@
 //! What marks a log: attributes from labels and environment, and a tag by template.
 
 use super::options::Options;
+use super::template::{self, Value};
 use crate::error::{EngineError, Result};
 use crate::model::ContainerRecord;
 use crate::spec;
@@ -12,7 +13,11 @@ pub(super) fn check(options: &Options) -> Result<()> {
     for name in ["labels-regex", "env-regex"] {
         expression(options, name)?;
     }
-    parse(options.get("tag").map_or("", String::as_str)).map(drop)
+    let any = |name: &str| {
+        let map = MAPS.contains(&name).then(|| Value::Map(BTreeMap::new()));
+        Ok(map.or_else(|| FIELDS.contains(&name).then(|| Value::Text(String::new()))))
+    };
+    template::fill(options.get("tag").map_or("", String::as_str), &any).map(drop)
 }
 
 fn expression(options: &Options, name: &str) -> Result<Option<Regex>> {
@@ -47,15 +52,8 @@ pub(super) fn attributes(
     Ok(chosen)
 }
 
-/// A tag's template, taken apart.
-#[derive(Debug, PartialEq)]
-enum Part<'a> {
-    Text(&'a str),
-    Field(&'a str),
-}
-
-/// What a template may name, as Docker's.
-const FIELDS: [&str; 17] = [
+/// What a template may name that is text, as Docker's.
+const FIELDS: [&str; 16] = [
     "ID",
     "FullID",
     "Name",
@@ -72,57 +70,19 @@ const FIELDS: [&str; 17] = [
     "ContainerEntrypoint",
     "ContainerArgs",
     "LogPath",
-    "ExtraAttributes nil",
 ];
-
-fn parse(template: &str) -> Result<Vec<Part<'_>>> {
-    let failed = |what: String| {
-        Err(EngineError::invalid(format!("failed to initialize logging driver: template: log-tag:1:{what}")))
-    };
-    let (mut parts, mut rest) = (Vec::new(), template);
-    while let Some(open) = rest.find("{{") {
-        parts.push(Part::Text(&rest[..open]));
-        let Some(close) = rest[open..].find("}}") else {
-            return failed(" unclosed action".to_owned());
-        };
-        let action = rest[open + 2..open + close].trim();
-        let column = template.len() - rest.len() + open + 2;
-        match action.strip_prefix('.') {
-            Some(field) if FIELDS.contains(&field) => parts.push(Part::Field(field)),
-            Some(field) if !field.is_empty() && field.bytes().all(|b| b.is_ascii_alphanumeric()) => {
-                return failed(format!(
-                    "{column}: executing \"log-tag\" at <.{field}>: can't evaluate field {field} in type *logger.Info"
-                ));
-            }
-            _ => {
-                let known = FIELDS.map(|field| format!(".{field}")).join(", ");
-                return failed(format!(
-                    "{column}: \"{action}\" is not supported by hostd; a tag may name {known}"
-                ));
-            }
-        }
-        rest = &rest[open + close + 2..];
-    }
-    parts.push(Part::Text(rest));
-    Ok(parts)
-}
+/// And what is a map.
+const MAPS: [&str; 3] = ["Config", "ContainerLabels", "ExtraAttributes"];
 
 /// The tag of a container's log.
 pub(super) fn tag(record: &ContainerRecord, options: &Options, default: &str) -> Result<String> {
     let template = options.get("tag").filter(|tag| !tag.is_empty()).map_or(default, String::as_str);
-    let mut tag = String::new();
-    for part in parse(template)? {
-        match part {
-            Part::Text(text) => tag.push_str(text),
-            Part::Field(name) => tag.push_str(&field(record, options, name)?),
-        }
-    }
-    Ok(tag)
+    template::fill(template, &|name| field(record, options, name))
 }
 
-fn field(record: &ContainerRecord, options: &Options, name: &str) -> Result<String> {
+fn field(record: &ContainerRecord, options: &Options, name: &str) -> Result<Option<Value>> {
     let short = |text: &str| text.chars().take(12).collect();
-    Ok(match name {
+    let text = match name {
         "ID" => short(&record.id),
         "FullID" | "ContainerID" => record.id.clone(),
         "Name" => record.name.clone(),
@@ -136,13 +96,12 @@ fn field(record: &ContainerRecord, options: &Options, name: &str) -> Result<Stri
         "Hostname" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         "DaemonName" => "docker".to_owned(),
         "LogPath" => record.log_path.clone(),
-        "ExtraAttributes nil" => {
-            let chosen = attributes(record, options, str::to_owned)?;
-            let pairs: Vec<_> = chosen.iter().map(|(key, value)| format!("{key}:{value}")).collect();
-            format!("map[{}]", pairs.join(" "))
-        }
-        other => return Err(EngineError::invalid(format!("a tag cannot name .{other}"))),
-    })
+        "Config" => return Ok(Some(Value::Map(options.clone()))),
+        "ContainerLabels" => return Ok(Some(Value::Map(record.config.labels.clone()))),
+        "ExtraAttributes" => return Ok(Some(Value::Map(attributes(record, options, str::to_owned)?))),
+        _ => return Ok(None),
+    };
+    Ok(Some(Value::Text(text)))
 }
 
 /// A name as the journal takes it: capital letters, digits, underscores, none of these in front.
@@ -163,8 +122,10 @@ mod tests {
 
     #[test]
     fn every_field_has_a_value() {
-        for name in FIELDS {
-            field(&record("aa", "web"), &Options::new(), name).unwrap();
+        for name in FIELDS.into_iter().chain(MAPS) {
+            let value = field(&record("aa", "web"), &Options::new(), name).unwrap();
+            assert_eq!(matches!(value, Some(Value::Map(_))), MAPS.contains(&name), "{name}");
+            assert!(value.is_some(), "{name}");
         }
     }
 
@@ -178,8 +139,9 @@ mod tests {
         assert!(
             error.ends_with("executing \"log-tag\" at <.Foo>: can't evaluate field Foo in type *logger.Info")
         );
-        for bad in ["{{.Name", "{{if .Name}}x{{end}}", "{{upper .Name}}"] {
-            assert!(made(bad).is_err(), "{bad}");
+        assert_eq!(made("{{.Name | upper}}").unwrap(), "WEB");
+        for bad in ["{{.Name", "{{if .Name}}x{{end}}", "{{.Name.First}}"] {
+            assert!(made(bad).is_err() && check(&options(&[("tag", bad)])).is_err(), "{bad}");
         }
     }
 

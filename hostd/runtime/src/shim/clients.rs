@@ -6,6 +6,8 @@
 //! - one that was there before the process started (`docker run`, `docker exec`) holds the process back, like the
 //!   reader of a pipe, until it takes something again, and is disconnected when it takes nothing for [`STALLED`];
 //! - one that came later (`docker attach`) is disconnected at once.
+//!
+//! Once the process has ended, what there is stays for a client until it has it all, or takes nothing for [`UNREAD`].
 
 use crate::Streams;
 use rustix::event::PollFlags;
@@ -22,6 +24,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// After how long a client that takes nothing is disconnected, where nothing more is kept for it.
 const STALLED: Duration = Duration::from_secs(300);
+/// After how long a client that takes nothing is disconnected once the process has ended. Someone may page through the
+/// output, and the sockets on the way hold a hundred pages of it.
+const UNREAD: Duration = Duration::from_secs(3600);
 /// Most that is kept of what a client has not taken.
 const LONGEST: u64 = 1 << 30;
 /// What the kernel is asked to hold for a client.
@@ -132,10 +137,11 @@ impl Client {
         events
     }
 
-    /// When something is to be done about a client that takes nothing.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// When something is to be done about a client that takes nothing, of a process that may have `ended`.
+    pub(super) fn deadline(&self, ended: bool) -> Option<Instant> {
         match &self.kept {
             _ if self.is_idle() => None,
+            _ if ended => Some(self.progress + UNREAD),
             None => Some(self.since + PATIENCE),
             Some(kept) if kept.is_full() => Some(self.progress + STALLED),
             Some(_) => None,
@@ -143,11 +149,11 @@ impl Client {
     }
 
     /// Does what is due.
-    pub(super) fn look_after(&mut self, now: Instant, scratch: Option<&Path>) {
-        if self.deadline().is_none_or(|due| now < due) {
+    pub(super) fn look_after(&mut self, now: Instant, ended: bool, scratch: Option<&Path>) {
+        if self.deadline(ended).is_none_or(|due| now < due) {
             return;
         }
-        if self.kept.is_some() {
+        if ended || self.kept.is_some() {
             self.gone = true;
             return;
         }
@@ -252,7 +258,7 @@ mod tests {
             client.send(1, &data, true);
             expected.extend_from_slice(&data);
             if client.holds_back() {
-                client.look_after(Instant::now() + PATIENCE * 2, Some(dir.path()));
+                client.look_after(Instant::now() + PATIENCE * 2, false, Some(dir.path()));
             }
             assert!(!client.holds_back() && !client.gone, "{n}");
         }
@@ -281,9 +287,23 @@ mod tests {
             client.send(1, &[0; 1 << 16], false);
         }
         assert!(client.holds_back() && !client.gone);
-        client.look_after(Instant::now(), None);
+        client.look_after(Instant::now(), false, None);
         assert!(!client.gone, "it may take its time over a chunk");
-        client.look_after(Instant::now() + PATIENCE, None);
+        client.look_after(Instant::now() + PATIENCE, false, None);
+        assert!(client.gone);
+    }
+
+    #[test]
+    fn what_an_ended_process_left_waits_for_its_client_but_not_for_ever() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let wants = Streams { stdin: false, stdout: true, stderr: true };
+        let mut client = Client::new(ours, wants, true).unwrap();
+        while client.is_idle() {
+            client.send(1, &[0; 1 << 16], false);
+        }
+        client.look_after(Instant::now() + UNREAD / 2, true, None);
+        assert!(!client.gone);
+        client.look_after(Instant::now() + UNREAD, true, None);
         assert!(client.gone);
     }
 }

@@ -13,6 +13,7 @@ mod log;
 mod maker;
 mod other;
 pub(crate) mod pins;
+mod rest;
 mod server;
 mod streams;
 

@@ -2,6 +2,7 @@
 
 use super::maker::Maker;
 use super::pins::Pins;
+use super::rest;
 use super::streams::{ProcessStreams, Source};
 use crate::Streams;
 use crate::cgroup::Cgroup;
@@ -206,7 +207,23 @@ impl Shim {
         if self.quit {
             self.abandon();
         }
-        Ok(())
+        self.see_off()
+    }
+
+    /// Lets go of all that belongs to the container, which may run anew from now on, and stays for the clients that have
+    /// not read to the end.
+    fn see_off(self) -> io::Result<()> {
+        let Self { container, execs, maker, listener, connections, signals, _pins: pins, .. } = self;
+        let mut tasks: Vec<Task> = std::iter::once(container).chain(execs).collect();
+        for task in &mut tasks {
+            task.drain();
+            task.streams.close();
+            task.waiters.clear();
+        }
+        // Whoever waits for the shim to end reads end of file here.
+        drop((listener, connections, signals, maker));
+        drop(pins);
+        rest::deliver(tasks.into_iter().map(|task| task.streams).collect())
     }
 
     fn is_done(&self) -> bool {
@@ -255,17 +272,7 @@ impl Shim {
                 fds.push(fd);
             });
         }
-        let timeout = deadline.map(|at| {
-            // Rounded up, or the last fraction of a millisecond would be spent spinning.
-            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready = tokens.into_iter().zip(&fds).map(|(token, fd)| (token, fd.revents()));
-        Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
+        poll_until(tokens, fds, deadline)
     }
 
     fn dispatch(&mut self, ready: &[(Token, PollFlags)]) {
@@ -507,6 +514,25 @@ impl Shim {
             }
         }
     }
+}
+
+/// Waits until one of the descriptors is ready, and says which.
+pub(super) fn poll_until<T>(
+    tokens: Vec<T>,
+    mut fds: Vec<PollFd<'_>>,
+    deadline: Option<Instant>,
+) -> io::Result<Vec<(T, PollFlags)>> {
+    let timeout = deadline.map(|at| {
+        // Rounded up, or the last fraction of a millisecond would be spent spinning.
+        let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+    });
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ready = tokens.into_iter().zip(&fds).map(|(token, fd)| (token, fd.revents()));
+    Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
 }
 
 /// A connection on which a whole request must come in time.

@@ -125,8 +125,9 @@ impl ProcessStreams {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let untold = |client: &&Client| !client.output_ended && client.is_idle();
         let end = self.silent.filter(|_| self.clients.iter().any(|client| untold(&client)));
-        let slow = self.clients.iter().filter_map(Client::deadline);
-        slow.chain(end.map(|since| since + HOLD)).min()
+        let slow = self.clients.iter().filter_map(|client| client.deadline(self.closing));
+        let log = self.log.as_ref().and_then(Logger::deadline);
+        slow.chain(end.map(|since| since + HOLD)).chain(log).min()
     }
 
     /// Whether clients are about to be told that there is no more output.
@@ -168,12 +169,15 @@ impl ProcessStreams {
     /// Drops the clients that left or stalled; the process's stdin may end with one.
     pub(super) fn sweep(&mut self) {
         let (now, closing) = (Instant::now(), self.closing);
+        if let Some(log) = &mut self.log {
+            log.look_after(now);
+        }
         let silent = self.silent.is_some_and(|since| now >= since + HOLD);
         let takes_input = self.stdin.is_some() && !self.stdin_ends;
         let (before, mut writers) = (self.clients.len(), 0);
         let scratch = self.scratch.as_deref();
         self.clients.retain_mut(|client| {
-            client.look_after(now, scratch);
+            client.look_after(now, closing, scratch);
             let over = client.is_idle() && (closing || silent && !client.end_output(takes_input));
             let keep = !(client.gone || over);
             writers += usize::from(!keep && client.wants.stdin && client.input_open);

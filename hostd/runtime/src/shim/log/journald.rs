@@ -24,9 +24,13 @@ pub(super) struct Journald {
 }
 
 impl Journald {
-    pub(super) fn connect(spec: &Spec) -> Result<Self, String> {
+    /// Connects to the journal; where it `must` not be there now, a message will try again.
+    pub(super) fn open(spec: &Spec, must: bool) -> Result<Self, String> {
         let socket = UnixDatagram::unbound().map_err(|error| error.to_string())?;
-        socket.connect(SOCKET).map_err(|_| "journald is not enabled on this host".to_owned())?;
+        let connected = socket.connect(SOCKET);
+        if must && connected.is_err() {
+            return Err("journald is not enabled on this host".to_owned());
+        }
         let mut fields = Vec::new();
         for (name, value) in &spec.fields {
             field(&mut fields, name, value.as_bytes());

@@ -6,7 +6,7 @@
 //! ```
 //! The shim has one thread, and a service may keep a writer waiting for as long as it likes: so it has a *courier*,
 //! a fork of the shim that may block. A courier that falls behind holds the container back, or has output dropped
-//! (`mode=non-blocking`); the shim itself never waits for it before the container has ended.
+//! (`mode=non-blocking`); the shim itself never waits for it before the container has ended. One that dies is replaced.
 
 mod courier;
 mod dial;
@@ -17,14 +17,14 @@ mod lines;
 mod local;
 mod syslog;
 
-use crate::spec::{Log, LogService};
+use crate::spec::{Log, LogFile, LogService};
 use crate::wire::{Attempt, Doing, Failure};
 use courier::Courier;
 use file::FileLog;
 use hostd_sys::fork::SingleThreaded;
 use lines::{Lines, Piece};
 use std::os::fd::BorrowedFd;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A container's log.
 #[derive(Debug)]
@@ -39,21 +39,13 @@ impl Logger {
     /// Opens what `log` names; `None` where that is nothing. Connects to a service, so that a container does not
     /// start whose log has nowhere to go.
     pub(super) fn open(log: &Log, proof: SingleThreaded) -> Attempt<Option<Self>> {
-        let mut file = match &log.file {
-            Some(spec) => {
-                let opened = FileLog::open(spec, Some(proof));
-                Some(opened.doing(|| format!("open the log {}", spec.path.display()))?)
-            }
-            None => None,
+        let (file, target) = match (log.file.clone(), log.service.clone()) {
+            (file, Some(service)) => (file, Some(Target::Service(service))),
+            (file, None) if log.buffer.is_some() => (None, file.map(Target::File)),
+            (file, None) => (file, None),
         };
-        let courier = match (&log.service, log.buffer) {
-            (Some(service), buffer) => Some(Courier::start(proof, buffer, || sink(service))?),
-            (None, Some(_)) => match file.take() {
-                Some(file) => Some(Courier::start(proof, log.buffer, || Ok(Box::new(file)))?),
-                None => None,
-            },
-            (None, None) => None,
-        };
+        let file = file.map(|spec| open_file(&spec, proof)).transpose()?;
+        let courier = target.map(|target| Courier::start(proof, log.buffer, target)).transpose()?;
         let file = file.map(|file| (Lines::default(), file));
         let any = file.is_some() || courier.is_some();
         Ok(any.then_some(Self { file, courier, failed: false }))
@@ -91,6 +83,18 @@ impl Logger {
         self.courier.as_ref().and_then(Courier::waits_for)
     }
 
+    /// When something is to be done about a courier that has died.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.courier.as_ref().and_then(Courier::deadline)
+    }
+
+    /// Does what is due.
+    pub(super) fn look_after(&mut self, now: Instant) {
+        if let Some(courier) = &mut self.courier {
+            courier.look_after(now);
+        }
+    }
+
     /// Sends on what was waited for.
     pub(super) fn flush(&mut self) {
         if let Some(courier) = &mut self.courier {
@@ -119,14 +123,32 @@ trait Sink {
     fn flush(&mut self) -> std::io::Result<()>;
 }
 
-fn sink(service: &LogService) -> Attempt<Box<dyn Sink>> {
-    let connected: Result<Box<dyn Sink>, String> = match service {
-        LogService::Syslog(spec) => syslog::Syslog::connect(spec).map(|sink| Box::new(sink) as Box<dyn Sink>),
-        LogService::Journald(spec) => {
-            journald::Journald::connect(spec).map(|sink| Box::new(sink) as Box<dyn Sink>)
-        }
-    };
-    connected.map_err(|message| Failure { logging: true, ..Failure::new(message) })
+/// What a courier writes to.
+#[derive(Debug)]
+enum Target {
+    Service(LogService),
+    File(LogFile),
+}
+
+impl Target {
+    /// Opens it. A service that cannot be reached is an error for the `first` courier; later ones drop messages until
+    /// they reach it.
+    fn open(&self, first: bool, proof: SingleThreaded) -> Attempt<Box<dyn Sink>> {
+        let opened: Result<Box<dyn Sink>, String> = match self {
+            Self::File(spec) => return Ok(Box::new(open_file(spec, proof)?)),
+            Self::Service(LogService::Syslog(spec)) => {
+                syslog::Syslog::open(spec, first).map(|sink| Box::new(sink) as Box<dyn Sink>)
+            }
+            Self::Service(LogService::Journald(spec)) => {
+                journald::Journald::open(spec, first).map(|sink| Box::new(sink) as Box<dyn Sink>)
+            }
+        };
+        opened.map_err(|message| Failure { logging: true, ..Failure::new(message) })
+    }
+}
+
+fn open_file(spec: &LogFile, proof: SingleThreaded) -> Attempt<FileLog> {
+    FileLog::open(spec, Some(proof)).doing(|| format!("open the log {}", spec.path.display()))
 }
 
 /// Nanoseconds since 1970.

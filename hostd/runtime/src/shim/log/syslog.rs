@@ -26,13 +26,14 @@ pub(super) struct Syslog {
 }
 
 impl Syslog {
-    pub(super) fn connect(spec: &Spec) -> Result<Self, String> {
-        let connection = Connection::open(&spec.address, spec.tls.as_ref())?;
+    /// Connects to the server; where it `must` not be there now, messages will try again.
+    pub(super) fn open(spec: &Spec, must: bool) -> Result<Self, String> {
+        let connection = if must { Some(Connection::open(&spec.address, spec.tls.as_ref())?) } else { None };
         Ok(Self {
             spec: spec.clone(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
-            connection: Some(connection),
+            connection,
             batch: Vec::new(),
             failed: Ok(()),
             lost_at: None,
@@ -92,7 +93,8 @@ impl Sink for Syslog {
         }
         let mut batch = std::mem::take(&mut self.batch);
         self.message(piece, &mut batch);
-        if self.connection.as_ref().is_some_and(Connection::is_datagram) {
+        // Also while there is no connection: the next may carry datagrams.
+        if self.connection.as_ref().is_none_or(Connection::is_datagram) {
             self.send(&batch);
             batch.clear();
         }

@@ -3,7 +3,10 @@
 //! One task per running container that has a check; it ends with the run, at a pause, and with the daemon, and starts
 //! anew with the next run, at the end of the pause, and when the daemon finds the container again. What the probes said
 //! stands in the container's record and in the journal, not in the database: it means nothing after a reboot, and a
-//! probe must not cost an fsync.
+//! probe must not cost an fsync. The shim keeps a note of each probe, so that the next daemon sees to the end of one
+//! that is under way (see `left`).
+
+mod left;
 
 use crate::container::Container;
 use crate::error::{EngineError, Result};
@@ -17,6 +20,8 @@ use time::OffsetDateTime;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use left::LeftProbe;
 
 const INTERVAL: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -129,8 +134,9 @@ impl Health {
 }
 
 impl Engine {
-    /// Probes a running container from now on, where that is asked for.
-    pub(crate) fn watch_health(&self, container: &Arc<Container>) {
+    /// Probes a running container from now on, where that is asked for. What an earlier daemon has `left` under way is
+    /// seen to its end before.
+    pub(crate) fn watch_health(&self, container: &Arc<Container>, left: Vec<LeftProbe>) {
         let record = container.record();
         let (Some(probe), Some(run), Some(live)) =
             (Probe::of(&record), record.state.started_at, container.live_now())
@@ -140,7 +146,11 @@ impl Engine {
         let stop = self.0.closing.child_token();
         container.set_prober(Some(stop.clone()));
         let (engine, container) = (self.clone(), Arc::clone(container));
-        tokio::spawn(async move { engine.keep_probing(&container, &live, &probe, run, stop).await });
+        tokio::spawn(async move {
+            if engine.see_out(&container, &live, &probe, run, &stop, left).await {
+                engine.keep_probing(&container, &live, &probe, run, stop).await;
+            }
+        });
     }
 
     async fn keep_probing(
@@ -189,7 +199,7 @@ impl Engine {
         let facts = [("execID", id.to_owned())];
         self.tell(container, format!("exec_create: {line}"), &facts);
         self.tell(container, format!("exec_start: {line}"), &facts);
-        let spec = self.probe_spec(&container.record(), probe, id);
+        let spec = self.probe_spec(&container.record(), probe, id, start);
         let mut output = Output::default();
         let run = run(live, spec, &mut output);
         let ended = tokio::time::timeout(probe.timeout, run).await;
@@ -201,20 +211,31 @@ impl Engine {
                 (-1, exceeded(probe.timeout, &output.text()))
             }
         };
-        self.tell(
-            container,
-            "exec_die",
-            &[
-                ("execID", id.to_owned()),
-                ("exitCode", if exit_code < 0 { 137 } else { exit_code }.to_string()),
-            ],
-        );
+        self.probe_ended(container, id, start, exit_code, output)
+    }
+
+    fn probe_ended(
+        &self,
+        container: &Container,
+        id: &str,
+        start: OffsetDateTime,
+        exit_code: i32,
+        output: String,
+    ) -> ProbeResult {
+        let code = if exit_code < 0 { 137 } else { exit_code };
+        self.tell(container, "exec_die", &[("execID", id.to_owned()), ("exitCode", code.to_string())]);
         ProbeResult { start, end: OffsetDateTime::now_utc(), exit_code, output }
     }
 
-    fn probe_spec(&self, record: &ContainerRecord, probe: &Probe, id: &str) -> ExecSpec {
+    fn probe_spec(
+        &self,
+        record: &ContainerRecord,
+        probe: &Probe,
+        id: &str,
+        start: OffsetDateTime,
+    ) -> ExecSpec {
         ExecSpec {
-            note: String::new(),
+            note: left::note(start),
             id: id.to_owned(),
             args: probe.args.clone(),
             env: spec::environment(record, self.linked_environment(record).unwrap_or_default()),
