@@ -457,6 +457,14 @@ fn a_commit_is_an_image_of_what_the_container_changed() {
         "map[l:v] map[80/tcp:{}] 2"
     );
     assert_eq!(image("{{.Parent}}"), host.docker(["image", "inspect", "-f", "{{.Id}}", "busybox"]).text());
+    // Docker before 26 tells what the image was made from.
+    let old = host.call("GET", "/v1.44/images/mine:v1/json", "").1;
+    let old: serde_json::Value =
+        serde_json::from_str(&old[old.find('{').unwrap()..=old.rfind('}').unwrap()]).unwrap();
+    assert_eq!(old["Container"].as_str().unwrap(), host.field("box", "{{.Id}}"));
+    let made_from = &old["ContainerConfig"];
+    assert_eq!((made_from["Image"].as_str(), made_from["Cmd"][0].as_str()), (Some("busybox"), Some("sh")));
+    assert_eq!(made_from["Hostname"].as_str().unwrap(), host.field("box", "{{.Config.Hostname}}"));
     host.docker(["history", "mine:v1"]).success().says("a comment");
     // It is on the disk: a daemon that is killed knows it again.
     host.kill();

@@ -262,8 +262,9 @@ fn encode_image(image: &Image, version: ApiVersion) -> Value {
         map.insert("VirtualSize".to_owned(), json!(image.size));
     }
     if !version.since(45) {
-        map.insert("Container".to_owned(), json!(""));
-        map.insert("ContainerConfig".to_owned(), json!({}));
+        map.insert("Container".to_owned(), json!(image.container));
+        let config = image.container_config.clone().unwrap_or_else(|| json!({}));
+        map.insert("ContainerConfig".to_owned(), config);
     }
     value
 }
@@ -356,6 +357,8 @@ mod tests {
             repo_tags: vec!["busybox:latest".to_owned()],
             repo_digests: Vec::new(),
             config: Default::default(),
+            container: String::new(),
+            container_config: None,
             architecture: "amd64".to_owned(),
             variant: None,
             os: "linux".to_owned(),

@@ -30,6 +30,8 @@ pub struct Commit {
     pub parent: String,
     /// What its containers start with.
     pub config: ContainerConfig,
+    /// The container's own configuration, for clients of old versions.
+    pub container_config: Value,
     /// Who makes it.
     pub author: String,
     /// Free text, for the history.
@@ -185,9 +187,7 @@ fn configuration(
     value["comment"] = json!(commit.comment);
     value["container"] = json!(commit.container_id);
     value["config"] = serde_json::to_value(&commit.config).map_err(malformed)?;
-    if let Value::Object(map) = &mut value {
-        map.remove("container_config");
-    }
+    value["container_config"] = commit.container_config.clone();
     push(&mut value["history"], step);
     if let Some(layer) = layer {
         push(&mut value["rootfs"]["diff_ids"], json!(layer));

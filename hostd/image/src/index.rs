@@ -281,6 +281,8 @@ pub(crate) fn record(
         repo_tags: Vec::new(),
         repo_digests: Vec::new(),
         config: config.config,
+        container: config.container,
+        container_config: config.container_config,
         architecture: config.architecture,
         variant: config.variant.filter(|variant| !variant.is_empty()),
         os: if config.os.is_empty() { "linux".to_owned() } else { config.os },

@@ -198,6 +198,9 @@ pub(crate) struct ImageConfig {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) config: ContainerConfig,
     #[serde(deserialize_with = "null_as_default")]
+    pub(crate) container: String,
+    pub(crate) container_config: Option<serde_json::Value>,
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) rootfs: RootFs,
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) history: Vec<ConfigHistory>,

@@ -126,6 +126,10 @@ pub struct Image {
     pub repo_digests: Vec<String>,
     /// What containers of this image start with.
     pub config: ContainerConfig,
+    /// Id of the container that it was committed from; empty for none.
+    pub container: String,
+    /// That container's configuration, in Docker's shape.
+    pub container_config: Option<serde_json::Value>,
     /// As Go names it: `amd64`, `arm64`.
     pub architecture: String,
     /// `v8` and the like.

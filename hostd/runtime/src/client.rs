@@ -303,8 +303,8 @@ impl Container {
     /// Reading: Docker's multiplexed frames (8-byte header: stream, 0, 0, 0, big-endian length), raw bytes with a
     /// tty; end of file once the process ended and all was delivered. Writing: its stdin; shutting down the
     /// writing half is stdin's end of file where the container's is [`crate::spec::Stdin::Once`]. May be called
-    /// between `create` and `start`. Any number at once. A client that reads nothing holds the container back
-    /// once its pipes are full, and is disconnected when it has read nothing for a minute.
+    /// between `create` and `start`. Any number at once. What one has not read is kept for it in a
+    /// file, and given to it also when the process has ended.
     ///
     /// # Errors
     /// When the container has ended.

@@ -10,7 +10,7 @@ use crate::error::{EngineError, Result};
 use crate::model::{ContainerConfig, ContainerRecord, Status};
 use crate::whole::whole;
 use hostd_image::{Commit, ContainerConfig as ImageConfig, Image, Reference};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// What the image is to be.
@@ -41,6 +41,7 @@ impl Engine {
             container_id: record.id.clone(),
             parent: record.image_id.clone(),
             config: config_of(&record, &request)?,
+            container_config: container_config(&record)?,
             author: request.author.clone(),
             comment: request.comment.clone(),
             created_by: record.config.cmd.clone().unwrap_or_default().join(" "),
@@ -121,6 +122,28 @@ fn image_config(config: &ContainerConfig) -> Result<ImageConfig> {
             .map_err(|error| EngineError::internal("cannot write the health check").caused_by(error))?,
         on_build: None,
     })
+}
+
+/// A container's configuration as Docker writes it into an image, where versions before 1.45 show it.
+fn container_config(record: &ContainerRecord) -> Result<Value> {
+    let config = &record.config;
+    let mut value = serde_json::to_value(image_config(config)?).map_err(|error| {
+        EngineError::internal("cannot write the container's configuration").caused_by(error)
+    })?;
+    for (name, own) in [
+        ("Hostname", json!(config.hostname)),
+        ("Domainname", json!(config.domainname)),
+        ("AttachStdin", json!(config.attach_stdin)),
+        ("AttachStdout", json!(config.attach_stdout)),
+        ("AttachStderr", json!(config.attach_stderr)),
+        ("Tty", json!(config.tty)),
+        ("OpenStdin", json!(config.open_stdin)),
+        ("StdinOnce", json!(config.stdin_once)),
+        ("Image", json!(config.image)),
+    ] {
+        value[name] = own;
+    }
+    Ok(value)
 }
 
 /// `own` with what it leaves open taken from `container`, by the rules of create.
