@@ -49,9 +49,9 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mil
 const LINGER: Duration = Duration::from_millis(500);
 /// The same on TCP once a stream's output has ended, of which it may have much to read still.
 const STREAM_LINGER: Duration = Duration::from_secs(60);
-/// What is read of a body at once. From 128 KiB up every buffer would be a mapping of its own, whose pages the kernel
-/// clears anew for each.
-const BODY_BUFFER: usize = 120 << 10;
+/// What is read of a body at once: all that a client's socket holds. From 256 KiB up every buffer would be a mapping of
+/// its own, whose pages the kernel clears anew for each.
+const BODY_BUFFER: usize = 240 << 10;
 /// Buffer of each direction of a stream, to begin with, and when much comes.
 const STREAM_BUFFER: (usize, usize) = (16 << 10, 256 << 10);
 

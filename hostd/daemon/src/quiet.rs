@@ -4,7 +4,7 @@
 //! each time that the client reads: one wake-up more for every answer, just when the client is about to ask
 //! again. Here a socket is watched for something to read; and for room to write only from the time on that it was full.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -72,15 +72,13 @@ impl AsyncRead for QuietStream {
     ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.reader.poll_read_ready(context))?;
-            let room = buffer.initialize_unfilled();
-            let asked = room.len();
-            match guard.try_io(|socket| socket.get_ref().read(room)) {
+            let asked = buffer.remaining();
+            match guard.try_io(|socket| hostd_sys::socket::read(socket.as_fd(), buffer)) {
                 Ok(Ok(count)) => {
                     // Less than there is room for: all was read, and the next thing to do is to wait.
                     if 0 < count && count < asked {
                         guard.clear_ready();
                     }
-                    buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Err(error)) => return Poll::Ready(Err(error)),

@@ -30,15 +30,16 @@ pub fn take_listen_fds(count: u16) -> io::Result<Vec<OwnedFd>> {
 }
 
 /// Keeps glibc's malloc from holding on to what was freed: at most `arenas` arenas instead of one per thread, and
-/// blocks from 128 KiB up always in mappings of their own (by default that bound grows with what was freed once).
-/// Without effect with another malloc.
+/// blocks from 256 KiB up always in mappings of their own (by default that bound grows with what was freed once). What
+/// is free at the end of the heap stays up to the buffers of a transfer or two, since the kernel clears every page that
+/// is given back and taken again; [`give_back_memory`] is for when all is quiet. Without effect with another malloc.
 pub fn limit_malloc(arenas: i32) {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) takes no pointers and may be called at any time.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, arenas);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 << 20);
     }
     #[cfg(not(target_env = "gnu"))]
     let _ = arenas;

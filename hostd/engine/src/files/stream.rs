@@ -11,8 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Bytes per chunk: few enough to stay in the cache on their way, and many enough to be worth a wake-up.
 const CHUNK: usize = 256 << 10;
-/// Chunks on their way.
+/// Chunks on their way out.
 const DEPTH: usize = 4;
+/// Chunks on their way in, which are smaller: the client's socket holds little, so that it waits as soon as nobody reads.
+const UPLOAD_DEPTH: usize = 12;
 
 /// Runs `work` on a thread of its own; what it puts into its sink comes out of the stream, and its error at the end.
 pub(super) fn produce(
@@ -42,7 +44,7 @@ pub(super) async fn consume<T: Send + 'static>(
     content: &mut BoxStream<'static, sys::Result<Bytes>>,
     work: impl FnOnce(ChannelReader) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let (sender, receiver) = mpsc::channel(DEPTH);
+    let (sender, receiver) = mpsc::channel(UPLOAD_DEPTH);
     let (tell, told) = oneshot::channel();
     let run = move || {
         let reader = ChannelReader { receiver, chunk: Bytes::new(), ended: false };

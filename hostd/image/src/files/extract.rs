@@ -5,6 +5,7 @@
 //! Those lead nowhere but to its own files, whatever it does to them meanwhile.
 
 use super::lookup::{evaluate, is_of_kernel, open_in_root};
+use super::replaced::Replaced;
 use super::{FilesError, Result};
 use crate::compress::Compression;
 use crate::dirtimes::DirTimes;
@@ -68,18 +69,20 @@ pub fn extract(
     }
     let compression = Compression::of(&first);
     let whole = Cursor::new(first).chain(input);
-    let extractor =
-        Extractor { root, dest, path: path.into(), options, parent: None, times: DirTimes::default() };
-    match compression {
-        Compression::None => extractor.run(whole),
-        _ => {
-            let reader = compression.reader(whole).map_err(FilesError::io("read the archive"))?;
-            extractor.run(BufReader::with_capacity(256 << 10, reader))
+    std::thread::scope(|scope| {
+        let (parent, times, replaced) = (None, DirTimes::default(), Replaced::new(scope));
+        let extractor = Extractor { root, dest, path: path.into(), options, parent, times, replaced };
+        match compression {
+            Compression::None => extractor.run(whole),
+            _ => {
+                let reader = compression.reader(whole).map_err(FilesError::io("read the archive"))?;
+                extractor.run(BufReader::with_capacity(256 << 10, reader))
+            }
         }
-    }
+    })
 }
 
-struct Extractor<'a> {
+struct Extractor<'a, 'scope, 'env> {
     root: BorrowedFd<'a>,
     dest: OwnedFd,
     /// Of `dest`, without links.
@@ -89,9 +92,10 @@ struct Extractor<'a> {
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories get their times last, since what is put into them changes those.
     times: DirTimes,
+    replaced: Replaced<'scope, 'env>,
 }
 
-impl Extractor<'_> {
+impl Extractor<'_, '_, '_> {
     fn run(mut self, input: impl BufRead) -> Result<()> {
         let mut tar = TarStream::new(input);
         while let Some(entry) = tar.next()? {
@@ -239,7 +243,7 @@ impl Extractor<'_> {
     }
 
     /// Takes away what is in the way of an entry. Tells whether a directory is there to be merged into.
-    fn clear_way(&self, entry: &Entry, path: &Path, name: &OsStr) -> Result<bool> {
+    fn clear_way(&mut self, entry: &Entry, path: &Path, name: &OsStr) -> Result<bool> {
         let failed = |error| FilesError::from_write(&self.path.join(path), error);
         let parent = self.parent_fd();
         let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -260,7 +264,12 @@ impl Extractor<'_> {
             _ if is_mount(parent, name).map_err(failed)? => Err(FilesError::unlink(&here, Errno::BUSY)),
             (true, false) => remove_tree(parent, name, 0).map_err(|e| FilesError::unlink(&here, e)),
             (false, _) => {
-                rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(|e| FilesError::unlink(&here, e))
+                let held = Replaced::hold(parent, name, &stat, entry.size);
+                let gone = rustix::fs::unlinkat(parent, name, AtFlags::empty());
+                if let (Ok(()), Some(file)) = (gone, held) {
+                    self.replaced.let_go(file);
+                }
+                gone.map_err(|error| FilesError::unlink(&here, error))
             }
         }?;
         Ok(false)

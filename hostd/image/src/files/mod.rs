@@ -9,6 +9,7 @@ mod error;
 mod extract;
 mod lookup;
 mod pack;
+mod replaced;
 
 pub use error::FilesError;
 pub use extract::{ExtractOptions, extract};
