@@ -57,6 +57,10 @@ crash: setup build ## Kill hostd and shims at random moments under load, 400 tim
 	BERTH_CRASH_ROUNDS=400 BERTH_TEST_HOSTD=$(CURDIR)/build/hostd BERTH_TEST_BUSYBOX=$(CURDIR)/build/busybox.tar \
 		$(CARGO) test --locked -p e2e --test crash -- --nocapture
 
+.PHONY: guest
+guest: setup build ## Run the engine's tests inside a VM, on cgroup v2 (or SUITES="limits users=exec")
+	@tests/guest $(SUITES)
+
 .PHONY: profile
 profile: setup build ## Show where the milliseconds of a start go (or SUBJECT=exec, SUBJECT=stop)
 	@tests/busybox-image build/busybox.tar
