@@ -13,8 +13,34 @@ use std::path::Path;
 pub(crate) enum OomWatch {
     /// v1: an eventfd that the kernel writes to (cgroup-v1/memory.rst, "OOM Control").
     Counter(OwnedFd),
-    /// v2: `memory.events`, and how many kills have been seen.
-    Events { file: File, seen: u64 },
+    /// v2: `memory.events`, and how many kills have been seen; the same of the cgroup above, which counts ours too.
+    Events { own: Counted, above: Option<Counted> },
+}
+
+/// The kills in a `memory.events`.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    file: File,
+    seen: u64,
+}
+
+impl Counted {
+    fn open(dir: &Path) -> io::Result<Self> {
+        let mut counted = Self { file: File::open(dir.join("memory.events"))?, seen: 0 };
+        // A file that was never read counts as changed.
+        counted.more();
+        Ok(counted)
+    }
+
+    /// How many there were since the last time; `None` when the cgroup is gone.
+    fn more(&mut self) -> Option<u64> {
+        let mut bytes = [0; 512];
+        let len = self.file.read_at(&mut bytes, 0).ok()?;
+        let now = files::field_in(&String::from_utf8_lossy(&bytes[..len]), "oom_kill")?;
+        let more = now.saturating_sub(self.seen);
+        self.seen += more;
+        Some(more)
+    }
 }
 
 impl OomWatch {
@@ -32,17 +58,17 @@ impl OomWatch {
 
     /// On the directory of a v2 cgroup.
     pub(super) fn v2(dir: &Path) -> io::Result<Self> {
-        let mut watch = Self::Events { file: File::open(dir.join("memory.events"))?, seen: 0 };
-        // A file that was never read counts as changed.
-        watch.take();
-        Ok(watch)
+        Ok(Self::Events {
+            own: Counted::open(dir)?,
+            above: dir.parent().and_then(|dir| Counted::open(dir).ok()),
+        })
     }
 
     /// What to poll, and for what.
     pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         match self {
             Self::Counter(event) => (event.as_fd(), PollFlags::IN),
-            Self::Events { file, .. } => (file.as_fd(), PollFlags::PRI),
+            Self::Events { own, .. } => (own.file.as_fd(), PollFlags::PRI),
         }
     }
 
@@ -56,13 +82,53 @@ impl OomWatch {
                     _ => 0,
                 }
             }
-            Self::Events { file, seen } => {
-                let mut bytes = [0; 512];
-                let len = file.read_at(&mut bytes, 0).unwrap_or(0);
-                let text = String::from_utf8_lossy(&bytes[..len]);
-                let now = files::field_in(&text, "oom_kill").unwrap_or(*seen);
-                now.saturating_sub(std::mem::replace(seen, now.max(*seen)))
+            Self::Events { own, above } => {
+                let more = own.more();
+                if let (Some(_), Some(above)) = (more, above) {
+                    above.more();
+                }
+                more.unwrap_or(0)
             }
         }
+    }
+
+    /// Whether a process that was killed may have been so for want of memory, where the cgroup is gone and cannot tell:
+    /// systemd removes one that is empty, at times before its last count was read. Since then there was such a kill in the
+    /// cgroup above.
+    pub(crate) fn may_have_missed(&mut self) -> bool {
+        match self {
+            Self::Counter(_) => false,
+            Self::Events { own, above } => {
+                own.more().is_none() && above.as_mut().and_then(Counted::more).is_some_and(|more| more > 0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_counted_once_and_those_of_a_cgroup_that_is_gone_are_told_by_the_one_above() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("scope");
+        fs::create_dir(&dir).unwrap();
+        let set = |dir: &Path, count: u32| {
+            fs::write(dir.join("memory.events"), format!("low 0\noom 9\noom_kill {count}\n")).unwrap();
+        };
+        set(&dir, 0);
+        set(temp.path(), 5);
+        let mut watch = OomWatch::v2(&dir).unwrap();
+        assert_eq!((watch.take(), watch.may_have_missed()), (0, false));
+        set(&dir, 2);
+        set(temp.path(), 7);
+        assert_eq!((watch.take(), watch.take()), (2, 0));
+        // A file that cannot be read stands for that of a cgroup that was removed.
+        let OomWatch::Events { own, .. } = &mut watch else { panic!("of v2") };
+        own.file = fs::OpenOptions::new().write(true).open(dir.join("memory.events")).unwrap();
+        assert_eq!((watch.take(), watch.may_have_missed()), (0, false));
+        set(temp.path(), 8);
+        assert_eq!((watch.take(), watch.may_have_missed()), (0, true));
     }
 }

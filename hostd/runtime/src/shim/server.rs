@@ -27,6 +27,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const DEAF: Duration = Duration::from_millis(200);
 /// After how long without anything to do the memory that is free goes back to the kernel.
 const IDLE: Duration = Duration::from_secs(1);
+/// The exit code of a process that SIGKILL ended.
+const KILLED: i32 = 128 + 9;
 /// How many ended execs are remembered.
 const REMEMBERED: usize = 128;
 
@@ -465,6 +467,10 @@ impl Shim {
     /// Takes note of memory running out, and tells who waits for the container.
     fn count_ooms(&mut self) {
         let more = self.oom.as_mut().map_or(0, OomWatch::take);
+        self.tell_ooms(more);
+    }
+
+    fn tell_ooms(&mut self, more: u64) {
         if more > 0 {
             self.ooms += more;
             for waiter in &mut self.container.waiters {
@@ -477,7 +483,10 @@ impl Shim {
     fn container_ended(&mut self, code: i32) {
         self.count_ooms();
         // The end of the cgroup reads as an event too.
-        self.oom = None;
+        let watch = self.oom.take();
+        if code == KILLED && watch.is_some_and(|mut watch| watch.may_have_missed()) {
+            self.tell_ooms(1);
+        }
         let record = ExitRecord::now(code, self.ooms > 0 || self.cgroup.oom_kills() > 0);
         if self.shares_pids {
             self.cgroup.kill_all();
