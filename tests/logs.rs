@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -176,6 +176,10 @@ fn drivers_and_options_that_do_not_exist_are_refused_in_dockers_words() {
         ),
         ("journald", "tag=x", format!("{start}journald is not enabled on this host")),
     ] {
+        if driver == "journald" && Path::new("/run/systemd/journal/socket").exists() {
+            eprintln!("skipped: this host has a journal");
+            continue;
+        }
         host.docker(["run", "--log-driver", driver, "--log-opt", option, "busybox", "true"])
             .exits(125)
             .says(&words);
@@ -343,8 +347,9 @@ fn a_service_that_takes_nothing_does_not_hold_up_a_container_that_need_not_wait(
 fn journal(host: &TestHost) -> UnixDatagram {
     let socket = UnixDatagram::bind(host.path("journal")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let script = "mount -t tmpfs journal /run && mkdir -p /run/systemd/journal && touch /run/systemd/journal/socket && \
-                  mount --bind \"$0\" /run/systemd/journal/socket";
+    let script = "[ -e /run/systemd/journal/socket ] || {
+                      mount -t tmpfs journal /run && mkdir -p /run/systemd/journal && touch /run/systemd/journal/socket
+                  } && mount --bind \"$0\" /run/systemd/journal/socket";
     e2e::run(host.inside("sh").args(["-c", script, host.path("journal").to_str().unwrap()])).success();
     socket
 }

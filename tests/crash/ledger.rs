@@ -54,6 +54,13 @@ pub(crate) enum Change {
     Remove,
 }
 
+impl Change {
+    /// Whether its first step is a stop.
+    fn stops(self) -> bool {
+        matches!(self, Self::Stop | Self::Restart | Self::Remove)
+    }
+}
+
 /// The state of a container that does not exist.
 const GONE: &str = "gone";
 
@@ -66,7 +73,7 @@ struct Entry {
     may_be: BTreeSet<&'static str>,
     /// A shim of it was killed: its exit code says nothing any more.
     shaken: bool,
-    /// A stop was asked for and not answered: its restart policy may leave it alone from now on.
+    /// A stop, or what begins with one, was asked for and not answered: its restart policy may leave it alone from now on.
     half_stopped: bool,
     /// What led to this, for the report of a failure.
     story: Vec<String>,
@@ -133,7 +140,7 @@ impl Ledger {
             }
             Ok(answer) => self.refused(name, change, answer),
             Err(_) => {
-                entry.half_stopped |= matches!(change, Change::Stop | Change::Restart);
+                entry.half_stopped |= change.stops();
                 entry.may_be.extend(to);
                 entry.may_be.extend(on_the_way);
                 // Cut off between the end of its run and the rest of what was asked for.
@@ -157,7 +164,7 @@ impl Ledger {
             304 | 409 => {}
             // A shim was killed while it was asked, say, or hostd goes down.
             500 | 503 => {
-                entry.half_stopped |= matches!(change, Change::Stop | Change::Restart);
+                entry.half_stopped |= change.stops();
                 entry.may_be.extend(["running", "exited", "created", "restarting", "dead"]);
             }
             other => panic!("{name}: {change:?} is answered {other} {}: {entry:#?}", answer.message()),
