@@ -259,7 +259,10 @@ impl Entry {
 }
 
 fn states(host: &TestHost) -> BTreeMap<String, Seen> {
-    let answer = host.api().call("GET", "/containers/json?all=1", None).unwrap();
+    let answer = host.api().call("GET", "/containers/json?all=1", None).unwrap_or_else(|error| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap_or_default();
+        panic!("hostd gives no list: {error}; its process: {}", status.lines().nth(2).unwrap_or("gone"))
+    });
     let list = answer.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let list = list.as_array().unwrap_or_else(|| panic!("no list: {answer:?}"));
