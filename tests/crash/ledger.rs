@@ -122,6 +122,9 @@ impl Ledger {
             Change::Pause if matches!(entry.kind, Kind::Failing | Kind::Once) => {
                 (&["paused", "running", "restarting", "exited"], &[])
             }
+            Change::Unpause if matches!(entry.kind, Kind::Failing | Kind::Once) => {
+                (&["running", "restarting", "exited"], &["paused"])
+            }
             Change::Pause => (&["paused"], &["running"]),
             Change::Unpause => (&["running"], &["paused"]),
             Change::Remove => (&[GONE], &["exited", "created"]),
