@@ -113,7 +113,10 @@ async fn with_session(
 async fn last_of_log(session: &Session, facts: &Facts) -> String {
     let log = match as_root(session, facts, script::LOGS, "cannot read hostd's log").await {
         Ok(log) => log,
-        Err(_) => return "hostd's log could not be read, SSH failed as well".to_owned(),
+        Err(_) => {
+            return "hostd's log could not be read; `berth ssh` shows whether the machine can be reached"
+                .to_owned();
+        }
     };
     let lines: Vec<&str> = log.lines().collect();
     let last = lines[lines.len().saturating_sub(20)..].join("\n  ");

@@ -349,7 +349,11 @@ impl Shim {
                 Ok(Reply::Hello { pid: self.pid(), started: !self.is_waiting(), version: wire::VERSION })
             }
             Request::Start => self.start().map(|()| Reply::Done),
-            Request::Kill(signal) => self.maker.kill(signal, &self.container).map(|()| Reply::Done),
+            Request::Kill(signal) => {
+                // What memory ran out for before that, here or beside us, is not why it ends.
+                self.count_ooms();
+                self.maker.kill(signal, &self.container).map(|()| Reply::Done)
+            }
             Request::Freeze(frozen) => self.freeze(frozen).map(|()| Reply::Done),
             Request::Update(wanted) => self.maker.update(&wanted, &self.cgroup).map(|()| Reply::Done),
             Request::Resize(size) => set_size(&self.container, size).map(|()| Reply::Done),
