@@ -1,4 +1,5 @@
-//! The journal of `create`: each step stands there before it is taken, so that `rm` knows what may exist.
+//! The journal of an operation: each step stands there before it is taken, so that who comes after an interruption knows
+//! what may exist. `create` has one for as long as its machine lives, for `rm`; others end with their operation.
 //!
 //! One line per event, `2026-01-02T03:04:05Z planned driver`, appended and synced. A last line without its end was cut
 //! off by a crash before anything was done about it, and is not read. Between them stands how far a step has come,
@@ -7,12 +8,23 @@
 use super::StoreError;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// The word before a place that a step has reached.
 const REACHED: &str = "reached";
+
+/// The steps of one kind of operation, whose order is that in which they are taken.
+pub(crate) trait Steps: Copy + Ord + 'static {
+    /// All of them, in order.
+    const ALL: &'static [Self];
+    /// Name of the journal's file in the machine's directory.
+    const FILE: &'static str;
+    /// The word in the journal.
+    fn word(self) -> &'static str;
+}
 
 /// A step of `create`, in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,22 +39,17 @@ pub(crate) enum Step {
     Provision,
 }
 
-impl Step {
-    /// All of them, in order.
-    pub(crate) const ALL: [Self; 4] = [Self::Keys, Self::Driver, Self::Certificates, Self::Provision];
+impl Steps for Step {
+    const ALL: &'static [Self] = &[Self::Keys, Self::Driver, Self::Certificates, Self::Provision];
+    const FILE: &'static str = "journal";
 
-    /// The word in the journal.
-    pub(crate) fn word(self) -> &'static str {
+    fn word(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Driver => "driver",
             Self::Certificates => "certificates",
             Self::Provision => "provision",
         }
-    }
-
-    fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|step| step.word() == word)
     }
 }
 
@@ -68,19 +75,21 @@ impl Event {
     }
 }
 
-/// The journal of one machine.
+/// The journal of one operation on one machine.
 #[derive(Clone, Debug)]
-pub(crate) struct Journal {
+pub(crate) struct Journal<S: Steps = Step> {
     path: PathBuf,
+    steps: PhantomData<S>,
 }
 
-impl Journal {
-    pub(super) fn at(path: PathBuf) -> Self {
-        Self { path }
+impl<S: Steps> Journal<S> {
+    /// The journal in a machine's directory.
+    pub(super) fn in_dir(dir: &Path) -> Self {
+        Self { path: dir.join(S::FILE), steps: PhantomData }
     }
 
     /// Appends a line; on disk when this returns.
-    pub(crate) fn note(&self, event: Event, step: Step) -> Result<(), StoreError> {
+    pub(crate) fn note(&self, event: Event, step: S) -> Result<(), StoreError> {
         self.append(&format!("{} {}", event.word(), step.word()))
     }
 
@@ -108,18 +117,18 @@ impl Journal {
     }
 
     /// Notes that a step is about to be taken, unless that stands there already.
-    pub(crate) fn plan(&self, step: Step) -> Result<(), StoreError> {
-        let known = |(other, event): &(Step, Event)| *other == step && *event != Event::Undone;
+    pub(crate) fn plan(&self, step: S) -> Result<(), StoreError> {
+        let known = |(other, event): &(S, Event)| *other == step && *event != Event::Undone;
         if self.steps()?.iter().any(known) { Ok(()) } else { self.note(Event::Planned, step) }
     }
 
     /// Notes that a step is taken, unless that stands there already.
-    pub(crate) fn done(&self, step: Step) -> Result<(), StoreError> {
+    pub(crate) fn done(&self, step: S) -> Result<(), StoreError> {
         if self.is_done(step)? { Ok(()) } else { self.note(Event::Done, step) }
     }
 
     /// The last event of each step that has one, in order of the steps.
-    pub(crate) fn steps(&self) -> Result<Vec<(Step, Event)>, StoreError> {
+    pub(crate) fn steps(&self) -> Result<Vec<(S, Event)>, StoreError> {
         Ok(parse(&self.text()?))
     }
 
@@ -132,7 +141,7 @@ impl Journal {
     }
 
     /// Whether this step's last event is `Done`.
-    pub(crate) fn is_done(&self, step: Step) -> Result<bool, StoreError> {
+    pub(crate) fn is_done(&self, step: S) -> Result<bool, StoreError> {
         Ok(self.steps()?.contains(&(step, Event::Done)))
     }
 
@@ -145,8 +154,8 @@ impl Journal {
     }
 }
 
-fn parse(text: &str) -> Vec<(Step, Event)> {
-    let mut last: Vec<(Step, Event)> = Vec::new();
+fn parse<S: Steps>(text: &str) -> Vec<(S, Event)> {
+    let mut last: Vec<(S, Event)> = Vec::new();
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         let mut words = line.split(' ').skip(1);
         let event = match words.next() {
@@ -155,7 +164,8 @@ fn parse(text: &str) -> Vec<(Step, Event)> {
             Some("undone") => Event::Undone,
             _ => continue,
         };
-        let Some(step) = words.next().and_then(Step::from_word) else { continue };
+        let Some(word) = words.next() else { continue };
+        let Some(step) = S::ALL.iter().copied().find(|step| step.word() == word) else { continue };
         last.retain(|(other, _)| *other != step);
         last.push((step, event));
     }
@@ -170,7 +180,7 @@ mod tests {
     #[test]
     fn a_cut_off_last_line_is_not_read_and_does_not_spoil_the_next() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::at(dir.path().join("journal"));
+        let journal = Journal::<Step>::in_dir(dir.path());
         journal.note(Event::Planned, Step::Keys).unwrap();
         journal.note(Event::Done, Step::Keys).unwrap();
         let whole = std::fs::read_to_string(&journal.path).unwrap();
@@ -183,7 +193,7 @@ mod tests {
     #[test]
     fn a_place_that_is_reached_again_is_noted_once_and_is_no_step() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::at(dir.path().join("journal"));
+        let journal = Journal::<Step>::in_dir(dir.path());
         for place in ["booting", "booting", "Found a\nplanned driver", "booting"] {
             journal.reached(place).unwrap();
         }
@@ -194,6 +204,6 @@ mod tests {
     #[test]
     fn the_last_event_of_a_step_counts() {
         let text = "t planned keys\nt done keys\nt planned driver\nt undone keys\nt what ever\n\n";
-        assert_eq!(parse(text), [(Step::Keys, Event::Undone), (Step::Driver, Event::Planned)]);
+        assert_eq!(parse::<Step>(text), [(Step::Keys, Event::Undone), (Step::Driver, Event::Planned)]);
     }
 }

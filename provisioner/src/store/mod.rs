@@ -21,7 +21,7 @@ mod lock;
 mod name;
 mod record;
 
-pub(crate) use journal::{Event, Journal, Step};
+pub(crate) use journal::{Event, Journal, Step, Steps};
 pub(crate) use lock::MachineLock;
 pub(crate) use name::MachineName;
 pub(crate) use record::{Record, SCHEMA, ServerCertificate, Ssh, Stage};
@@ -346,7 +346,12 @@ impl Machine {
 
     /// The journal of its `create`.
     pub(crate) fn journal(&self) -> Journal {
-        Journal::at(self.dir().join("journal"))
+        self.journal_of()
+    }
+
+    /// The journal of another operation on it.
+    pub(crate) fn journal_of<S: Steps>(&self) -> Journal<S> {
+        Journal::in_dir(&self.dir())
     }
 
     /// What its driver is told about it.

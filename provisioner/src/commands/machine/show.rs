@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::error::{CliError, FAILURE};
-use crate::store::MachineName;
+use crate::store::{MachineName, Steps as _};
 use crate::ui;
 use drivers::driver::MachineState;
 use std::process::ExitCode;
