@@ -76,6 +76,7 @@ impl TestHost {
         command
             .args(["--data-root", &self.text_path("data"), "--exec-root", &self.text_path("run")])
             .args(["--pidfile", &self.text_path("hostd.pid"), "-H", &self.url()])
+            .args(std::env::var("BERTH_TEST_HOSTD_ARGS").unwrap_or_default().split_whitespace())
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("share the log"))

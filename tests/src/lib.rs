@@ -5,6 +5,7 @@
 //! `make test` tells where the binaries are; run by hand, `build/` is where they are looked for.
 
 mod api;
+pub mod cgroups;
 mod host;
 pub mod http;
 mod outcome;

@@ -1,6 +1,7 @@
 //! What limits this machine can keep: which cgroup controllers it has, and what they can do.
 
 use crate::Engine;
+use hostd_runtime::cgroup;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -48,6 +49,8 @@ pub struct Machine {
     pub blkio_rates: [bool; 4],
     /// Whether packets are forwarded between interfaces.
     pub ipv4_forwarding: bool,
+    /// Controllers of a hybrid host's unified hierarchy that cannot be used, and why.
+    pub refused: Vec<String>,
 }
 
 /// Files of the rates on v1, in the order of [`Machine::blkio_rates`].
@@ -59,8 +62,13 @@ impl Machine {
     /// Asks the kernel.
     fn detect() -> Self {
         let root = Path::new("/sys/fs/cgroup");
-        let mut machine =
-            if root.join("cgroup.controllers").exists() { Self::v2(root) } else { Self::v1(root) };
+        let mut machine = if root.join("cgroup.controllers").exists() {
+            Self::v2(root)
+        } else {
+            let refused = cgroup::refused_controllers();
+            let unified = cgroup::unified_beside_v1().map(Self::v2);
+            Self::v1(root).with(unified.unwrap_or_default(), &refused)
+        };
         machine.cpus = std::thread::available_parallelism().map_or(1, usize::from);
         machine
     }
@@ -126,6 +134,30 @@ impl Machine {
         }
     }
 
+    /// A machine of v1 with what its unified hierarchy has beyond that, but for controllers that cannot be used there.
+    fn with(mut self, unified: Self, refused: &[(&str, std::io::Error)]) -> Self {
+        let usable = |name: &str| !refused.iter().any(|(controller, _)| *controller == name);
+        if !self.memory_limit && unified.memory_limit && usable("memory") {
+            self.memory_limit = true;
+            (self.swap_limit, self.memory_reservation) = (unified.swap_limit, unified.memory_reservation);
+        }
+        self.pids_limit |= unified.pids_limit && usable("pids");
+        if !self.cpu_shares && unified.cpu_shares && usable("cpu") {
+            (self.cpu_shares, self.cpu_cfs) = (true, true);
+        }
+        if !self.cpuset && unified.cpuset && usable("cpuset") {
+            self.cpuset = true;
+            (self.cpus_available, self.mems_available) = (unified.cpus_available, unified.mems_available);
+        }
+        if self.blkio_rates == [false; 4] && unified.blkio_rates[0] && usable("io") {
+            self.blkio_rates = unified.blkio_rates;
+            (self.blkio_weight, self.blkio_weight_device) =
+                (unified.blkio_weight, unified.blkio_weight_device);
+        }
+        self.refused = refused.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn everything(cpus: usize) -> Self {
         Self {
@@ -149,6 +181,7 @@ impl Machine {
             blkio_weight_device: true,
             blkio_rates: [true; 4],
             ipv4_forwarding: true,
+            refused: Vec::new(),
         }
     }
 
@@ -175,6 +208,10 @@ impl Machine {
             missing.push((has, named(&format!("blkio throttle.{old}"), &format!("io.max ({new})"))));
         }
         missing.push((self.ipv4_forwarding, "IPv4 forwarding is disabled".to_owned()));
+        for refused in &self.refused {
+            let text = format!("The unified cgroup hierarchy does not pass on its controller {refused}");
+            missing.push((false, text));
+        }
         missing.into_iter().filter(|(has, _)| !has).map(|(_, text)| format!("WARNING: {text}")).collect()
     }
 }
@@ -234,6 +271,24 @@ mod tests {
             warnings.contains(&"WARNING: No blkio throttle.write_bps_device support".to_owned()),
             "{warnings:?}"
         );
+    }
+
+    #[test]
+    fn a_hybrid_host_has_what_either_hierarchy_has() {
+        let v1 = tree(&[("cpu/cpu.shares", ""), ("cpu/cpu.cfs_quota_us", ""), ("pids/cgroup.procs", "")]);
+        let unified = tree(&[("cgroup.controllers", "memory io\n"), ("a/memory.max", ""), ("a/io.max", "")]);
+        let both = |refused: &[(&str, std::io::Error)]| {
+            Machine::v1(v1.path()).with(Machine::v2(unified.path()), refused)
+        };
+        let machine = both(&[]);
+        assert!(machine.cpu_shares && machine.pids_limit && machine.memory_limit && machine.blkio_rates[2]);
+        assert!(!machine.swap_limit && !machine.blkio_weight && !machine.cpuset && !machine.oom_kill_disable);
+        assert_eq!(machine.cgroup_version, 1);
+        let machine = both(&[("memory", std::io::Error::from_raw_os_error(22))]);
+        assert!(!machine.memory_limit && machine.blkio_rates[2]);
+        let told =
+            "WARNING: The unified cgroup hierarchy does not pass on its controller memory: Invalid argument";
+        assert!(machine.warnings().iter().any(|text| text.starts_with(told)), "{:?}", machine.warnings());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a running container takes, from its cgroup and its network namespace.
 
 use crate::Engine;
-use crate::error::{Result, io, joined};
-use crate::top::cgroup_dir;
+use crate::error::{Result, joined};
+use hostd_runtime::cgroup::Cgroup;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,65 +92,89 @@ impl Engine {
         let Some(live) = container.live_now() else { return Ok(Sample::default()) };
         let cpus = self.machine().cpus;
         let machine_memory = crate::info::memory_total();
-        tokio::task::spawn_blocking(move || sample(live.pid(), cpus, machine_memory)).await.map_err(joined)?
+        let look = move || Sample::of(live.pid(), live.cgroup(), cpus, machine_memory);
+        tokio::task::spawn_blocking(look).await.map_err(joined)
     }
-}
-
-fn sample(pid: i32, cpus: usize, machine_memory: u64) -> Result<Sample> {
-    let path = format!("/proc/{pid}/cgroup");
-    let cgroups = fs::read_to_string(&path).map_err(io(format!("cannot read {path}")))?;
-    let root = Path::new("/sys/fs/cgroup");
-    let mut sample =
-        Sample { at: Some(OffsetDateTime::now_utc()), memory_limit: machine_memory, ..Sample::default() };
-    if root.join("cgroup.controllers").exists() {
-        if let Some(dir) = cgroup_dir(&cgroups, "") {
-            sample.read_v2(&dir);
-        }
-    } else {
-        sample.read_v1(|controller| cgroup_dir(&cgroups, controller).unwrap_or_default());
-    }
-    sample.memory_limit = sample.memory_limit.min(machine_memory);
-    sample.cpu.online = cpus;
-    sample.cpu.system = machine_time(&text(Path::new("/proc/stat")));
-    sample.networks = networks(&text(Path::new(&format!("/proc/{pid}/net/dev"))));
-    Ok(sample)
 }
 
 impl Sample {
-    fn read_v1(&mut self, dir: impl Fn(&str) -> PathBuf) {
-        let (cpu, memory, pids) = (dir("cpu"), dir("memory"), dir("pids"));
-        let account = dir("cpuacct");
-        let times = fields(&text(&account.join("cpuacct.stat")));
-        self.cpu.total = number(&account.join("cpuacct.usage")).unwrap_or(0);
-        let each = text(&account.join("cpuacct.usage_percpu"));
+    fn of(pid: i32, cgroup: &Cgroup, cpus: usize, machine_memory: u64) -> Self {
+        let mut sample =
+            Self { at: Some(OffsetDateTime::now_utc()), memory_limit: machine_memory, ..Self::default() };
+        sample.read(|controller| cgroup.files_of(controller));
+        sample.memory_limit = sample.memory_limit.min(machine_memory);
+        sample.cpu.online = cpus;
+        sample.cpu.system = machine_time(&text(Path::new("/proc/stat")));
+        sample.networks = networks(&text(Path::new(&format!("/proc/{pid}/net/dev"))));
+        sample
+    }
+
+    /// Reads each controller where it is: a directory, and whether its files are those of v2.
+    fn read(&mut self, place: impl Fn(&str) -> Option<(PathBuf, bool)>) {
+        match place("cpuacct") {
+            Some((dir, false)) => self.read_cpu_v1(&dir),
+            Some((dir, true)) => self.read_cpu_v2(&dir),
+            None => {}
+        }
+        match place("cpu") {
+            Some((dir, false)) => self.read_throttling(&dir, "throttled_time", 1),
+            Some((dir, true)) => self.read_throttling(&dir, "throttled_usec", 1000),
+            None => {}
+        }
+        match place("memory") {
+            Some((dir, false)) => self.read_memory_v1(&dir),
+            Some((dir, true)) => self.read_memory_v2(&dir),
+            None => {}
+        }
+        match place("blkio") {
+            Some((dir, false)) => self.read_io_v1(&dir),
+            Some((dir, true)) => self.read_io_v2(&dir),
+            None => {}
+        }
+        if let Some((dir, _)) = place("pids") {
+            self.pids = number(&dir.join("pids.current")).unwrap_or(0);
+            self.pids_limit = number(&dir.join("pids.max"));
+        }
+    }
+
+    fn read_cpu_v1(&mut self, dir: &Path) {
+        let times = fields(&text(&dir.join("cpuacct.stat")));
+        self.cpu.total = number(&dir.join("cpuacct.usage")).unwrap_or(0);
+        let each = text(&dir.join("cpuacct.usage_percpu"));
         self.cpu.each = each.split_whitespace().filter_map(|time| time.parse().ok()).collect();
         self.cpu.user = times.get("user").copied().unwrap_or(0) * TICK;
         self.cpu.kernel = times.get("system").copied().unwrap_or(0) * TICK;
-        let throttling = fields(&text(&cpu.join("cpu.stat")));
-        self.read_throttling(&throttling, "throttled_time", 1);
-        self.memory = number(&memory.join("memory.usage_in_bytes")).unwrap_or(0);
-        self.memory_peak = number(&memory.join("memory.max_usage_in_bytes"));
-        self.memory_failures = number(&memory.join("memory.failcnt")).unwrap_or(0);
-        self.memory_limit = number(&memory.join("memory.limit_in_bytes")).unwrap_or(u64::MAX);
-        self.memory_details = fields(&text(&memory.join("memory.stat")));
-        self.read_pids(&pids);
-        let io = dir("blkio");
-        self.io = io_counters(&text(&io.join("blkio.throttle.io_service_bytes_recursive")));
-        self.io_operations = Some(io_counters(&text(&io.join("blkio.throttle.io_serviced_recursive"))));
     }
 
-    fn read_v2(&mut self, dir: &Path) {
+    fn read_cpu_v2(&mut self, dir: &Path) {
         let cpu = fields(&text(&dir.join("cpu.stat")));
         let micros = |name: &str| cpu.get(name).copied().unwrap_or(0).saturating_mul(1000);
         self.cpu.total = micros("usage_usec");
         self.cpu.user = micros("user_usec");
         self.cpu.kernel = micros("system_usec");
-        self.read_throttling(&cpu, "throttled_usec", 1000);
+    }
+
+    fn read_memory_v1(&mut self, dir: &Path) {
+        self.memory = number(&dir.join("memory.usage_in_bytes")).unwrap_or(0);
+        self.memory_peak = number(&dir.join("memory.max_usage_in_bytes"));
+        self.memory_failures = number(&dir.join("memory.failcnt")).unwrap_or(0);
+        self.memory_limit = number(&dir.join("memory.limit_in_bytes")).unwrap_or(u64::MAX);
+        self.memory_details = fields(&text(&dir.join("memory.stat")));
+    }
+
+    fn read_memory_v2(&mut self, dir: &Path) {
         self.memory = number(&dir.join("memory.current")).unwrap_or(0);
         // Absent and `max` are no limit.
         self.memory_limit = number(&dir.join("memory.max")).unwrap_or(u64::MAX);
         self.memory_details = fields(&text(&dir.join("memory.stat")));
-        self.read_pids(dir);
+    }
+
+    fn read_io_v1(&mut self, dir: &Path) {
+        self.io = io_counters(&text(&dir.join("blkio.throttle.io_service_bytes_recursive")));
+        self.io_operations = Some(io_counters(&text(&dir.join("blkio.throttle.io_serviced_recursive"))));
+    }
+
+    fn read_io_v2(&mut self, dir: &Path) {
         for line in text(&dir.join("io.stat")).lines() {
             // `8:0 rbytes=4096 wbytes=0 rios=1 …`
             let Some((device, counters)) = line.split_once(' ') else { continue };
@@ -164,16 +188,12 @@ impl Sample {
         }
     }
 
-    fn read_throttling(&mut self, stat: &BTreeMap<String, u64>, time: &str, unit: u64) {
+    fn read_throttling(&mut self, dir: &Path, time: &str, unit: u64) {
+        let stat = fields(&text(&dir.join("cpu.stat")));
         let get = |name: &str| stat.get(name).copied().unwrap_or(0);
         self.cpu.periods = get("nr_periods");
         self.cpu.throttled_periods = get("nr_throttled");
         self.cpu.throttled = get(time).saturating_mul(unit);
-    }
-
-    fn read_pids(&mut self, dir: &Path) {
-        self.pids = number(&dir.join("pids.current")).unwrap_or(0);
-        self.pids_limit = number(&dir.join("pids.max"));
     }
 }
 
@@ -240,6 +260,38 @@ mod tests {
         let text = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n";
         let expected = NetworkSample { received: [10, 2, 3, 4], sent: [50, 6, 7, 8] };
         assert_eq!(networks(text), BTreeMap::from([("eth0".to_owned(), expected)]));
+    }
+
+    #[test]
+    fn each_controller_is_read_where_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        for (path, text) in [
+            ("cpuacct/cpuacct.usage", "70\n"),
+            ("cpuacct/cpuacct.usage_percpu", "30 40 \n"),
+            ("unified/cpu.stat", "usage_usec 9\nnr_periods 5\nnr_throttled 2\nthrottled_usec 3\n"),
+            ("unified/memory.current", "4096\n"),
+            ("unified/memory.max", "max\n"),
+            ("unified/pids.current", "3\n"),
+            ("unified/pids.max", "50\n"),
+            ("blkio/blkio.throttle.io_service_bytes_recursive", "8:0 Read 5\nTotal 5\n"),
+        ] {
+            let path = temp.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut hybrid = Sample::default();
+        hybrid.read(|controller| {
+            let v1 = ["cpuacct", "blkio"].contains(&controller);
+            Some((temp.path().join(if v1 { controller } else { "unified" }), !v1))
+        });
+        assert_eq!((hybrid.cpu.total, hybrid.cpu.each), (70, vec![30, 40]));
+        assert_eq!((hybrid.cpu.periods, hybrid.cpu.throttled_periods, hybrid.cpu.throttled), (5, 2, 3000));
+        assert_eq!((hybrid.memory, hybrid.memory_limit), (4096, u64::MAX));
+        assert_eq!((hybrid.pids, hybrid.pids_limit), (3, Some(50)));
+        assert_eq!((hybrid.io.len(), hybrid.io_operations), (1, Some(Vec::new())));
+        let mut none = Sample::default();
+        none.read(|_| None);
+        assert_eq!((none.cpu.total, none.memory, none.pids), (0, 0, 0));
     }
 
     #[test]

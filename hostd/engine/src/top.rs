@@ -3,8 +3,6 @@
 use crate::Engine;
 use crate::error::{EngineError, Result, io, joined};
 use std::collections::HashSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A table as `ps` prints it.
@@ -28,7 +26,7 @@ impl Engine {
             text => text.split_whitespace().map(str::to_owned).collect(),
         };
         let processes = tokio::task::spawn_blocking(move || {
-            let pids = pids(live.pid())?;
+            let pids = live.cgroup().pids().into_iter().map(i32::unsigned_abs).collect();
             let output = Command::new("ps").args(&arguments).stdin(Stdio::null()).output();
             let output = output.map_err(io("cannot run ps on this machine"))?;
             if !output.status.success() {
@@ -41,39 +39,6 @@ impl Engine {
         self.tell(&container, "top", &[]);
         Ok(processes)
     }
-}
-
-/// All processes in the cgroup of `pid` and below.
-fn pids(pid: i32) -> Result<HashSet<u32>> {
-    let path = format!("/proc/{pid}/cgroup");
-    let text = fs::read_to_string(&path).map_err(io(format!("cannot read {path}")))?;
-    let dir = cgroup(&text).filter(|dir| dir.is_dir());
-    let mut todo =
-        vec![dir.ok_or_else(|| EngineError::internal(format!("cannot find the cgroup of {pid}")))?];
-    let mut pids = HashSet::new();
-    while let Some(dir) = todo.pop() {
-        // A cgroup that ends meanwhile has no processes.
-        let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
-        let children = fs::read_dir(&dir).into_iter().flatten().flatten();
-        todo.extend(children.filter(|c| c.file_type().is_ok_and(|t| t.is_dir())).map(|c| c.path()));
-    }
-    Ok(pids)
-}
-
-/// The directory that `/proc/<pid>/cgroup` speaks of: of `pids` or `memory` on v1, else the one of v2.
-fn cgroup(text: &str) -> Option<PathBuf> {
-    ["pids", "memory", ""].into_iter().find_map(|controller| cgroup_dir(text, controller))
-}
-
-/// The directory of one controller of v1, or with an empty name that of v2.
-pub(crate) fn cgroup_dir(text: &str, wanted: &str) -> Option<PathBuf> {
-    let path = text.lines().find_map(|line| {
-        let (_, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(':')?;
-        controllers.split(',').any(|name| name == wanted).then(|| path.trim_start_matches('/'))
-    });
-    Some(Path::new("/sys/fs/cgroup").join(wanted).join(path?))
 }
 
 /// The lines of `ps` whose PID is one of `pids`; the last column may hold spaces.
@@ -111,13 +76,5 @@ mod tests {
         assert_eq!(got.rows, [["root", "42", "sh -c sleep 1"]]);
         let error = table("UID CMD\n", &HashSet::new()).unwrap_err();
         assert_eq!(error.message, "Couldn't find PID field in ps output");
-    }
-
-    #[test]
-    fn the_cgroup_is_found_on_both_versions() {
-        let v1 = "12:pids:/hostd/aa\n3:cpu,cpuacct:/hostd/aa\n0::/\n";
-        assert_eq!(cgroup(v1).unwrap(), Path::new("/sys/fs/cgroup/pids/hostd/aa"));
-        assert_eq!(cgroup("0::/hostd/aa\n").unwrap(), Path::new("/sys/fs/cgroup/hostd/aa"));
-        assert_eq!(cgroup(""), None);
     }
 }

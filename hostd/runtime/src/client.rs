@@ -164,6 +164,11 @@ impl Container {
         self.inner.pid
     }
 
+    /// Its cgroup, whose files tell what it takes.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.inner.cgroup
+    }
+
     async fn request(&self, request: &Request) -> Result<(Reply, UnixStream)> {
         if request.since() > self.inner.shim_version {
             return Err(RuntimeError::Other(format!(

@@ -4,7 +4,7 @@ use super::devices::Rules;
 use super::files::{make_dir, write};
 use super::limits::{Writer, line_of};
 use super::{CgroupError, Result};
-use crate::spec::{BlockIo, DeviceLimit, Resources};
+use crate::spec::{DeviceLimit, Resources};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, thread};
@@ -54,11 +54,6 @@ impl Hierarchy {
     }
 }
 
-/// The directory in the hierarchy that has this controller.
-pub(super) fn dir(hierarchies: &[Hierarchy], path: &Path, controller: &str) -> Option<PathBuf> {
-    hierarchies.iter().find(|h| h.has(controller)).map(|h| h.root.join(path))
-}
-
 pub(super) fn create(hierarchies: &[Hierarchy], path: &Path) -> Result<()> {
     for hierarchy in hierarchies {
         if hierarchy.has("cpuset") {
@@ -92,23 +87,9 @@ fn create_cpuset(root: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn limit(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
-    limit_memory(out, wanted)?;
-    limit_cpu(out, wanted)?;
-    out.set("cpuset", "cpuset.cpus", wanted.cpuset_cpus.as_deref(), "cpuset cpus")?;
-    out.set("cpuset", "cpuset.mems", wanted.cpuset_mems.as_deref(), "cpuset mems")?;
-    out.set("pids", "pids.max", wanted.pids_limit.map(unlimited_below_one), "a pids limit")?;
-    limit_block_io(out, &wanted.block_io)
-}
-
-/// `max` for what Docker means by "no limit".
-pub(super) fn unlimited_below_one(limit: i64) -> String {
-    if limit <= 0 { "max".to_owned() } else { limit.to_string() }
-}
-
 /// Memory with swap may never be less than memory, at no moment: which of the two is written first depends on
 /// whether the limit rises or falls, so the second order is tried when the first is refused.
-fn limit_memory(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+pub(super) fn limit_memory(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
     let memory =
         |out: &mut Writer<'_>| out.set("memory", "memory.limit_in_bytes", wanted.memory, "a memory limit");
     let swap = |out: &mut Writer<'_>| {
@@ -132,7 +113,7 @@ fn limit_memory(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
     })
 }
 
-fn limit_cpu(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+pub(super) fn limit_cpu(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
     out.set("cpu", "cpu.shares", wanted.cpu_shares, "cpu shares")?;
     // As with memory: a quota must fit the period at every moment.
     let period =
@@ -148,7 +129,8 @@ fn limit_cpu(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
     out.set("cpu", "cpu.rt_runtime_us", wanted.cpu_rt_runtime, "a real-time runtime")
 }
 
-fn limit_block_io(out: &mut Writer<'_>, wanted: &BlockIo) -> Result<()> {
+pub(super) fn limit_block_io(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+    let wanted = &wanted.block_io;
     // Named after the scheduler since Linux 5.0, but where CFQ or its successor is still called by the old name.
     let own = out.has("blkio", "blkio.weight");
     let (weight, by_device) = if own {
@@ -172,24 +154,17 @@ fn limit_block_io(out: &mut Writer<'_>, wanted: &BlockIo) -> Result<()> {
     each("blkio.throttle.write_iops_device", &wanted.write_iops, "a block I/O write rate")
 }
 
-pub(super) fn allow_devices(hierarchies: &[Hierarchy], path: &Path, rules: &Rules) -> Result<()> {
-    let Some(dir) = dir(hierarchies, path, "devices") else {
-        return Ok(()); // without the controller nothing is restricted, as with Docker
-    };
+pub(super) fn allow_devices(dir: &Path, rules: &Rules) -> Result<()> {
     let Rules::Only(rules) = rules else { return write(&dir.join("devices.allow"), "a") };
     write(&dir.join("devices.deny"), "a")?;
     rules.iter().try_for_each(|rule| write(&dir.join("devices.allow"), &rule.to_string()))
 }
 
-pub(super) fn is_frozen(hierarchies: &[Hierarchy], path: &Path) -> bool {
-    let state = dir(hierarchies, path, "freezer").map(|dir| dir.join("freezer.state"));
-    state.and_then(|state| fs::read_to_string(state).ok()).is_some_and(|now| now.trim() != "THAWED")
+pub(super) fn is_frozen(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("freezer.state")).is_ok_and(|now| now.trim() != "THAWED")
 }
 
-pub(super) fn freeze(hierarchies: &[Hierarchy], path: &Path, frozen: bool) -> Result<()> {
-    let Some(dir) = dir(hierarchies, path, "freezer") else {
-        return Err(CgroupError::NoController { controller: "freezer", limit: "pause" });
-    };
+pub(super) fn freeze(dir: &Path, frozen: bool) -> Result<()> {
     let (state, wanted) = (dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" });
     for _ in 0..1000 {
         // Written again each time: a process that forked meanwhile leaves the cgroup FREEZING.
@@ -200,5 +175,5 @@ pub(super) fn freeze(hierarchies: &[Hierarchy], path: &Path, frozen: bool) -> Re
         thread::sleep(Duration::from_millis(10));
     }
     write(&state, "THAWED")?;
-    Err(CgroupError::Timeout { what: "freeze", path: dir })
+    Err(CgroupError::Timeout { what: "freeze", path: dir.to_owned() })
 }

@@ -3,12 +3,11 @@
 use super::devices::Rules;
 use super::files::{field, make_dir, write};
 use super::limits::{Writer, line_of};
-use super::v1::unlimited_below_one;
 use super::{CgroupError, Result};
-use crate::spec::{BlockIo, Resources};
+use crate::spec::Resources;
 use std::path::Path;
 use std::time::Duration;
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 /// Controllers that containers need; those that the host lacks are left out.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"];
@@ -16,16 +15,16 @@ const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetl
 pub(super) fn create(root: &Path, path: &Path) -> Result<()> {
     let mut dir = root.to_owned();
     for part in path.iter() {
-        enable_controllers(&dir, dir == root);
+        // One that is refused shows itself by name when a limit asks for it.
+        drop(enable_controllers(&dir, dir == root));
         dir.push(part);
         make_dir(&dir)?;
     }
     Ok(())
 }
 
-/// A controller works in a cgroup once its parent passes it on. One that cannot be passed on shows itself by
-/// name when a limit asks for it.
-fn enable_controllers(dir: &Path, is_root: bool) {
+/// A controller works in a cgroup once its parent passes it on. Those that the kernel does not let it, and why.
+pub(super) fn enable_controllers(dir: &Path, is_root: bool) -> Vec<(&'static str, io::Error)> {
     let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     let has = |list: &str, name: &str| list.split_whitespace().any(|controller| controller == name);
@@ -36,9 +35,10 @@ fn enable_controllers(dir: &Path, is_root: bool) {
         // as the cgroup has become one of threads.
         make_room(dir);
     }
-    for name in missing {
-        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
-    }
+    let control = dir.join("cgroup.subtree_control");
+    missing
+        .filter_map(|name| fs::write(&control, format!("+{name}")).err().map(|error| (name, error)))
+        .collect()
 }
 
 /// Moves what is in a cgroup itself to one below it: but for the hierarchy's own root, none may hold processes and pass
@@ -60,7 +60,7 @@ fn make_room(dir: &Path) {
     }
 }
 
-pub(super) fn limit(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+pub(super) fn limit_memory(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
     for (asked, limit) in [
         (wanted.memory_swappiness.is_some(), "swappiness"),
         (wanted.kernel_memory_tcp.is_some(), "a limit of TCP buffers"),
@@ -70,9 +70,6 @@ pub(super) fn limit(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
             return Err(CgroupError::NoController { controller: "memory (v1)", limit });
         }
     }
-    if wanted.cpu_rt_period.is_some() || wanted.cpu_rt_runtime.is_some() {
-        return Err(CgroupError::NoController { controller: "cpu (v1)", limit: "real-time scheduling" });
-    }
     let swap = swap_alone(wanted);
     // A kernel without swap has no such file, and then no limit and none at all are the same.
     let pointless = swap.as_deref().is_none_or(|swap| ["max", "0"].contains(&swap));
@@ -80,16 +77,19 @@ pub(super) fn limit(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
         out.set("memory", "memory.swap.max", swap, "a swap limit")?;
     }
     out.set("memory", "memory.max", wanted.memory.map(max_below_zero), "a memory limit")?;
-    out.set("memory", "memory.low", wanted.memory_reservation.map(max_below_zero), "a memory reservation")?;
-    out.set("cpu", "cpu.weight", wanted.cpu_shares.map(weight), "cpu shares")?;
-    out.set("cpu", "cpu.max", cpu_max(wanted), "a cpu quota")?;
-    out.set("cpuset", "cpuset.cpus", wanted.cpuset_cpus.as_deref(), "cpuset cpus")?;
-    out.set("cpuset", "cpuset.mems", wanted.cpuset_mems.as_deref(), "cpuset mems")?;
-    out.set("pids", "pids.max", wanted.pids_limit.map(unlimited_below_one), "a pids limit")?;
-    limit_block_io(out, &wanted.block_io)
+    out.set("memory", "memory.low", wanted.memory_reservation.map(max_below_zero), "a memory reservation")
 }
 
-fn limit_block_io(out: &mut Writer<'_>, wanted: &BlockIo) -> Result<()> {
+pub(super) fn limit_cpu(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+    if wanted.cpu_rt_period.is_some() || wanted.cpu_rt_runtime.is_some() {
+        return Err(CgroupError::NoController { controller: "cpu (v1)", limit: "real-time scheduling" });
+    }
+    out.set("cpu", "cpu.weight", wanted.cpu_shares.map(weight), "cpu shares")?;
+    out.set("cpu", "cpu.max", cpu_max(wanted), "a cpu quota")
+}
+
+pub(super) fn limit_block_io(out: &mut Writer<'_>, wanted: &Resources) -> Result<()> {
+    let wanted = &wanted.block_io;
     // BFQ's own file takes v1's weights; the general one has a scale of its own.
     let bfq = out.has("io", "io.bfq.weight");
     let (file, scale): (_, fn(u64) -> u64) =

@@ -56,7 +56,7 @@ pub(crate) struct Setup<'a> {
     /// IPC and UTS namespaces of other containers.
     pub(crate) join: Vec<(LinkNameSpaceType, OwnedFd)>,
     pub(crate) cgroup: CgroupMount,
-    /// The cgroup to enter, where the clone did not put it there.
+    /// The cgroup to enter where the clone did not put it: in the hierarchies of v1.
     pub(crate) enters: Option<&'a Cgroup>,
     /// What was made before the user namespace was entered.
     pub(crate) outside: Option<Outside>,

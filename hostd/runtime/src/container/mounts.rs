@@ -122,11 +122,11 @@ pub(crate) fn cgroups(
             .change(&tree, MountAttr { set: RDONLY, ..MountAttr::default() }, true)
             .doing(|| format!("make {path} read-only"));
     }
-    let hierarchies = match cgroup {
+    let (hierarchies, unified) = match cgroup {
         CgroupMount::V2 => {
             return root.attach_own(&filesystem("cgroup2", &[("source", "cgroup")], attrs)?, path, Make::Dir);
         }
-        CgroupMount::V1(hierarchies) => hierarchies,
+        CgroupMount::V1 { hierarchies, unified } => (hierarchies, *unified),
     };
     let top = filesystem("tmpfs", &[("source", "tmpfs"), ("mode", "755")], attrs & !RDONLY)?;
     root.attach_own(&top, path, Make::Dir)?;
@@ -139,6 +139,10 @@ pub(crate) fn cgroups(
                 rustix::fs::symlinkat(name.as_str(), &top, part).doing(|| format!("make {path}/{part}"))?;
             }
         }
+    }
+    if unified {
+        let tree = filesystem("cgroup2", &[("source", "cgroup")], attrs)?;
+        root.attach_own(&tree, &format!("{path}/unified"), Make::Dir)?;
     }
     root.change(&top, MountAttr { set: attrs & RDONLY, ..MountAttr::default() }, false)
         .doing(|| format!("make {path} read-only"))

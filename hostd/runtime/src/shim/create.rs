@@ -146,7 +146,8 @@ fn first_process(
     let user = spec.namespaces.user.take().zip(spec.id_map.clone());
     let (sync, theirs) = sync_pair(PATIENCE)?;
     // What an earlier run has left in the place of one that is made later is about to go.
-    let dir = if cgroup.needs_process() { None } else { cgroup.dir_fd() };
+    let enters = !cgroup.needs_process();
+    let dir = if enters { into(cgroup)? } else { None };
     let setup = Setup {
         spec: &spec,
         privileges: privileged.borrow(),
@@ -154,7 +155,7 @@ fn first_process(
         netns,
         join,
         cgroup: cgroup.mounts_for_container(),
-        enters: (dir.is_none() && !cgroup.needs_process()).then_some(cgroup),
+        enters: (enters && cgroup.has_door()).then_some(cgroup),
         outside: None,
         stdio,
         sync: theirs,
@@ -263,12 +264,12 @@ fn exec(
     // The new process is then a child of ours inside the container's pid namespace, with none in between.
     rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
         .doing(|| "enter the container's pid namespace".into())?;
-    let dir = cgroup.dir_fd();
+    let dir = into(cgroup)?;
     let setup = ExecSetup {
         spec,
         privileges,
         init,
-        enters: dir.is_none().then_some(cgroup),
+        enters: cgroup.has_door().then_some(cgroup),
         stdio,
         sync: theirs,
         remapped: own.privileged.id_map.is_some(),
@@ -309,6 +310,11 @@ fn fork_at_home() -> Attempt<()> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
     rustix::thread::move_into_thread_name_spaces(own.doing(doing)?.as_fd(), ThreadNameSpaceType::PROCESS_ID)
         .doing(doing)
+}
+
+/// What a process of the container's is cloned into.
+fn into(cgroup: &Cgroup) -> Attempt<Option<OwnedFd>> {
+    cgroup.dir_fd().map_err(|error| Failure::new(chain(&error)))
 }
 
 /// Clones a process into `dir`, the container's cgroup of v2, or into the one that its `first` process is in: where that
