@@ -76,7 +76,7 @@ pub(crate) async fn a_shim_with_too_many_callers_serves_those_it_has(host: Host)
     let shim = fs::read_to_string(format!("/proc/{}/stat", container.pid())).unwrap();
     let shim: i32 = shim.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
     let open = fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count();
-    let limit = format!("--nofile={0}:{0}", open + 8);
+    let limit = format!("--nofile={0}:{0}", open + 12);
     assert!(Command::new("prlimit").args(["--pid", &shim.to_string(), &limit]).status().unwrap().success());
     let callers: Vec<_> = (0..40).map(|_| connect(&bundle)).collect();
     assert!(ask(&mut first, r#""Hello""#).contains("Hello"), "who is connected is still served");
