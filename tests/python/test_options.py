@@ -55,6 +55,14 @@ class Program(Case):
 
 
 class Files(Case):
+    def test_a_volume_driver_is_kept_and_asked_for_when_a_volume_is_made(self):
+        made = self.create(volume_driver="nobody-has-this", isolation="default")
+        host = self.inspect(made)["HostConfig"]
+        self.assertEqual((host["VolumeDriver"], host["Isolation"]), ("nobody-has-this", "default"))
+        for volumes in [["/data"], ["some:/data"]]:
+            with self.subTest(volumes), self.refused(400, "nobody-has-this"):
+                self.create(volume_driver="nobody-has-this", volumes=volumes)
+
     @quick
     def test_volumes_binds_and_tmpfs(self):
         volume = self.docker.volumes.create(self.name(), labels=self.labels())

@@ -214,6 +214,17 @@ class Execs(Case):
         box = self.start()
         self.assertEqual(box.exec_run(["sh", "-c", "tty; echo x >&2"], tty=True).output, b"/dev/pts/0\r\nx\r\n")
 
+    def test_the_start_says_whether_output_is_framed(self):
+        box = self.start()
+        made = self.api.exec_create(box.id, ["sh", "-c", "read x; tty; echo $x >&2"], stdin=True, tty=True)
+        handle = self.api.exec_start(made, socket=True)
+        raw(handle).sendall(b"said\n")
+        # The terminal echoes what is typed.
+        self.assertEqual(joined(read_all(handle), 1), b"said\r\n/dev/pts/0\r\nsaid\r\n")
+        handle.close()
+        made = self.api.exec_create(box.id, ["sh", "-c", "echo out; sleep 0.5; echo err >&2"])
+        self.assertEqual(self.api.exec_start(made, tty=True), b"out\nerr\n")
+
     def test_inspect_tells_how_it_goes(self):
         box = self.start()
         made = self.api.exec_create(box.id, ["sh", "-c", "read x; exit 3"], stdin=True, user="root")["Id"]

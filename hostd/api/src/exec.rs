@@ -69,7 +69,9 @@ pub(crate) async fn start(
         engine.exec_start(&id, start).await?;
         return Ok(StatusCode::OK.into_response());
     }
-    let tty = engine.exec_check(&id)?.request.tty;
+    engine.exec_check(&id)?;
+    // What the start says goes, as with Docker, whatever the exec was created with.
+    let tty = start.tty;
     let kind = stdio_type(tty || !hijacker.upgrade(), version);
     // The head goes out before the program starts, as with Docker: a client that reads the head through a buffer
     // (docker-py) loses output that comes along with it. What fails from here on is told on the stream.

@@ -17,7 +17,6 @@ const NOT_HONOURED: &[&str] = &["Cgroup"];
 pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostConfig> {
     fields.refuse(NOT_HONOURED)?;
     only(fields, "Isolation", &["default"])?;
-    only(fields, "VolumeDriver", &["local"])?;
     let (log_driver, log_options) = log_config(fields)?;
     let or_before = |name: &str, minor: u16, default: &str| -> Result<String> {
         let value = fields.string(name)?;
@@ -28,6 +27,7 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         binds: fields.strings("Binds")?.unwrap_or_default(),
         mounts: fields.objects("Mounts")?.iter().map(|item| mount(item, version)).collect::<Result<_>>()?,
         tmpfs: fields.string_map("Tmpfs")?,
+        volume_driver: fields.string("VolumeDriver")?,
         volumes_from: fields.strings("VolumesFrom")?.unwrap_or_default(),
         links: fields.strings("Links")?.unwrap_or_default(),
         network_mode: if network_mode.is_empty() { "default".to_owned() } else { network_mode },
@@ -66,6 +66,7 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         device_requests: limits::device_requests(fields)?,
         resources: limits::resources(fields, version)?,
         container_id_file: fields.string("ContainerIDFile")?,
+        isolation: fields.string("Isolation")?,
         runtime: fields.string("Runtime")?,
         storage_opt: fields.string_map("StorageOpt")?,
         annotations: if version.since(43) { fields.string_map("Annotations")? } else { Default::default() },
@@ -278,7 +279,7 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "PortBindings": ports::encode_bindings(&host.port_bindings),
         "RestartPolicy": encode_restart_policy(host.restart_policy),
         "AutoRemove": host.auto_remove,
-        "VolumeDriver": "",
+        "VolumeDriver": host.volume_driver,
         "VolumesFrom": or_null(&host.volumes_from),
         "ConsoleSize": [rows, columns],
         "CapAdd": or_null(&host.cap_add),
@@ -302,7 +303,7 @@ fn encode_own(host: &HostConfig, map: &mut Map<String, Value>) {
         "UsernsMode": host.userns_mode,
         "ShmSize": host.shm_size.unwrap_or(64 << 20),
         "Runtime": if host.runtime.is_empty() { "hostd" } else { &host.runtime },
-        "Isolation": "",
+        "Isolation": host.isolation,
         "MaskedPaths": fenced(host, host.masked_paths.as_deref(), hostd_engine::masked_paths()),
         "ReadonlyPaths": fenced(host, host.readonly_paths.as_deref(), hostd_engine::READONLY_PATHS),
     }) else {

@@ -8,6 +8,7 @@ use crate::container::Container;
 use crate::error::{EngineError, ErrorKind, Result, io};
 use crate::health::LeftProbe;
 use crate::model::{ContainerRecord, Status};
+use crate::recast::Recast;
 use crate::whole::whole;
 use crate::{Engine, detach, names, spec};
 use hostd_runtime::spec::ExecSpec;
@@ -81,7 +82,7 @@ pub struct ExecInfo {
 pub struct ExecStart {
     /// Do not attach.
     pub detach: bool,
-    /// Whether the client expects a terminal.
+    /// Whether the client expects a terminal's bytes, raw, rather than frames.
     pub tty: bool,
     /// (rows, columns).
     pub console_size: Option<(u16, u16)>,
@@ -245,10 +246,16 @@ impl Engine {
         })?;
         self.watch_exec(&container, id, handle);
         let stream = match (streams, exec.stream) {
-            (Some(streams), Some(stream)) => Some(self.exec_stream(&container, request, streams, stream)?),
+            (Some(streams), Some(stream)) => {
+                let stream = self.exec_stream(&container, request, streams, stream)?;
+                match Recast::between(request.tty, start.tty) {
+                    Some(recast) => Some(recast.bridge(stream)?),
+                    None => Some(stream),
+                }
+            }
             _ => None,
         };
-        Ok(Attached { tty: request.tty, replay: None, stream })
+        Ok(Attached { tty: start.tty, replay: None, stream })
     }
 
     fn exec_stream(

@@ -47,6 +47,7 @@ pub mod model;
 mod names;
 mod networks;
 mod prune;
+mod recast;
 mod recover;
 mod remap;
 mod remove;

@@ -214,6 +214,8 @@ pub struct HostConfig {
     pub mounts: Vec<MountRequest>,
     /// Path to options.
     pub tmpfs: BTreeMap<String, String>,
+    /// Driver of the volumes that are made for it and name none themselves; empty is `local`.
+    pub volume_driver: String,
     /// `name[:ro|rw]` of containers whose volumes it gets too.
     pub volumes_from: Vec<String>,
     /// `name[:alias]` of containers to link to; on record they stand in [`ContainerRecord::links`].
@@ -294,6 +296,8 @@ pub struct HostConfig {
     pub annotations: BTreeMap<String, String>,
     /// `size`: bytes that the writable layer may take.
     pub storage_opt: BTreeMap<String, String>,
+    /// `default` where the request says so: Linux knows no other, and clients read back what they asked for.
+    pub isolation: String,
     /// Name of the OCI runtime; empty on records from before there was a choice, which is hostd's own.
     pub runtime: String,
 }

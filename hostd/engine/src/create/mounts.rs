@@ -19,6 +19,16 @@ pub(super) struct Planned {
     pub(super) labels: BTreeMap<String, String>,
 }
 
+impl Planned {
+    /// With the driver that the request names for all volumes, if it names one.
+    fn by(mut self, driver: &str) -> Self {
+        if !driver.is_empty() {
+            driver.clone_into(&mut self.driver);
+        }
+        self
+    }
+}
+
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 /// `name[:mode]` of `--volumes-from`; whether it may be written to.
@@ -62,7 +72,7 @@ pub(super) fn plan(
         Ok(())
     };
     for bind in &host.binds {
-        add(parse_bind(bind)?, &mut planned)?;
+        add(parse_bind(bind)?.by(&host.volume_driver), &mut planned)?;
     }
     for mount in &host.mounts {
         add(from_request(mount)?, &mut planned)?;
@@ -85,7 +95,7 @@ pub(super) fn plan(
         let taken = planned.iter().any(|p| p.point.destination == target)
             || host.tmpfs.keys().any(|t| clean(t) == target);
         if !taken {
-            planned.push(volume(None, target, String::new()));
+            planned.push(volume(None, target, String::new()).by(&host.volume_driver));
         }
     }
     planned.sort_by_key(|p| p.point.destination.matches('/').count());
