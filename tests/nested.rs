@@ -31,9 +31,19 @@ fn inner(host: &TestHost, dir: &Path, args: &[&str]) -> Outcome {
 
 #[test]
 fn hostd_runs_containers_inside_a_privileged_container_of_hostd() {
+    runs_containers("private");
+}
+
+#[test]
+fn hostd_runs_containers_inside_a_container_that_shares_the_cgroup_namespace() {
+    runs_containers("host");
+}
+
+fn runs_containers(cgroupns: &str) {
     let host = host!();
     let dir = tempfile::tempdir().unwrap();
-    start(&host, dir.path(), &["-v", "inner-data:/data"], &["--bip", "172.31.99.1/24"]).success();
+    let options = ["-v", "inner-data:/data", "--cgroupns", cgroupns];
+    start(&host, dir.path(), &options, &["--bip", "172.31.99.1/24"]).success();
     eventually("the inner hostd to answer", || {
         if host.field("inner", "{{.State.Running}}") != "true" {
             panic!("{:?}", host.docker(["logs", "inner"]));
@@ -50,6 +60,8 @@ fn hostd_runs_containers_inside_a_privileged_container_of_hostd() {
         "httpd", "-f", "-p", "80", "-h", "/www",
     ])
     .success();
+    let limit = "cat /sys/fs/cgroup/memory.max || cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
+    assert_eq!(inner(&["exec", "web", "sh", "-c", limit]).text(), (32 << 20).to_string());
     inner(&["exec", "web", "sh", "-c", "echo from below > /www/index.html"]).success();
     let fetch = ["exec", "inner", "wget", "-q", "-O", "-", "http://127.0.0.1:8088/"];
     let page = eventually("the page", || Some(host.docker(fetch)).filter(Outcome::succeeded));

@@ -3,7 +3,7 @@
 use e2e::{TestHost, eventually, run};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Seconds that the containers of this test sleep, and by which their processes are known.
@@ -95,17 +95,23 @@ pub(crate) fn remember(id: &str) {
     IDS.lock().unwrap().insert(id.to_owned());
 }
 
-/// Cgroups of our containers.
+/// Cgroups of our containers, and scopes of systemd's, in whichever hierarchy and below whichever parent they are.
 fn cgroups() -> Vec<PathBuf> {
-    let ids = IDS.lock().unwrap();
-    let of_ours =
-        |dir: &PathBuf| dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| ids.contains(name));
-    let mut found = Vec::new();
-    let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-    for root in roots.chain([PathBuf::from("/sys/fs/cgroup")]) {
-        let below = fs::read_dir(root.join("hostd")).into_iter().flatten().flatten();
-        found.extend(below.map(|entry| entry.path()).filter(of_ours));
+    fn walk(dir: &Path, ids: &BTreeSet<String>, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = name.strip_suffix(".scope").unwrap_or(&name);
+            if ids.contains(name.rsplit('-').next().unwrap_or(name)) {
+                found.push(entry.path());
+            }
+            walk(&entry.path(), ids, found);
+        }
     }
+    let mut found = Vec::new();
+    walk(Path::new("/sys/fs/cgroup"), &IDS.lock().unwrap(), &mut found);
     found
 }
 
