@@ -5,8 +5,9 @@
 //! load     workers, each with containers of its own: create, start, stop, exec, rm … by random numbers
 //! ledger   what each container may be like, by what hostd has answered and what it did not live to answer
 //! ```
-//! `BERTH_CRASH_ROUNDS` says how many deaths (25 unless told; `make crash` takes 400), `BERTH_CRASH_SEED` which random
-//! numbers. The same seed asks for the same things; when they meet the death is up to the machine.
+//! `BERTH_CRASH_ROUNDS` says how many deaths (25 unless told; `make crash` takes 400), `BERTH_CRASH_SPAN` within how many
+//! milliseconds of load each comes (700; a slow machine wants more), `BERTH_CRASH_SEED` which random numbers. The same
+//! seed asks for the same things; when they meet the death is up to the machine.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod ledger;
@@ -64,6 +65,7 @@ enum Death {
 fn nothing_acknowledged_is_lost_and_nothing_is_left_whatever_dies_under_load() {
     let mut host = host!();
     let (rounds, seed) = (setting("BERTH_CRASH_ROUNDS", 25), setting("BERTH_CRASH_SEED", 20_260_117));
+    let span = setting("BERTH_CRASH_SPAN", 700).max(1);
     println!("{rounds} rounds, seed {seed}");
     let mut random = Random(seed);
     let before = Remains::of(&host);
@@ -72,7 +74,7 @@ fn nothing_acknowledged_is_lost_and_nothing_is_left_whatever_dies_under_load() {
     for round in 1..=rounds {
         let death =
             [Death::Hostd, Death::Hostd, Death::Shim, Death::Both, Death::Term][random.below(5) as usize];
-        let moment = Duration::from_millis(30 + random.below(700));
+        let moment = Duration::from_millis(30 + random.below(span));
         workers = work_until(&host, workers, moment, death, &mut random);
         if death != Death::Shim {
             host.reap();
