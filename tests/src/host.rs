@@ -207,7 +207,11 @@ impl TestHost {
         let mut left = Vec::new();
         let mounts = run(&mut self.inside_with("cat", &["/proc/self/mounts"])).text();
         let mark = self.dir.path().to_string_lossy().into_owned();
-        left.extend(mounts.lines().filter(|line| line.contains(&mark)).map(|line| format!("mount {line}")));
+        // The data root itself may be a test's mount.
+        let data = self.text_path("data");
+        let ours =
+            mounts.lines().filter(|line| line.contains(&mark) && line.split(' ').nth(1) != Some(&data));
+        left.extend(ours.map(|line| format!("mount {line}")));
         let links = run(&mut self.inside_with("ip", &["-o", "link", "show", "type", "veth"])).text();
         left.extend(links.lines().map(|line| format!("link {line}")));
         let hostd = self.hostd.as_ref().map(Child::id);
