@@ -197,11 +197,11 @@ impl Unit {
         systemd.connection.call(MANAGER, "SetUnitProperties", "sba(sv)", &body, drop).map(drop)
     }
 
-    /// Ends a scope whose processes are gone. systemd notices that by itself on v2; on v1 it may miss it.
+    /// Ends a scope whose cgroup is gone, where systemd does not do so by itself. On v1 it may miss the end of the last
+    /// process. On v2 the kernel tells of it by `cgroup.events`, but holds the news back for 10 ms after the one before (of the
+    /// first process, of a pause), and tells nothing any more once the cgroup is removed: the unit would stay for ever.
     pub(super) fn end(&self) {
-        if super::version() == 1
-            && let Ok(mut systemd) = Systemd::connect()
-        {
+        if let Ok(mut systemd) = Systemd::connect() {
             // It may be gone already, and that is what is wanted.
             let _ = systemd.end(&self.name);
         }
@@ -260,6 +260,9 @@ impl Systemd {
         body.text(unit);
         body.text("replace");
         let stopped = self.job("StopUnit", "ss", &body);
+        if matches!(&stopped, Err(CallError::Refused { name, .. }) if name.ends_with(".NoSuchUnit")) {
+            return Ok(());
+        }
         let mut body = Body::default();
         body.text(unit);
         let reset = self.connection.call(MANAGER, "ResetFailedUnit", "s", &body, drop);
