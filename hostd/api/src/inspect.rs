@@ -299,6 +299,7 @@ pub(crate) mod tests {
                     host_ip: [0, 0, 0, 0].into(),
                     host_port: 8080,
                 }],
+                links: Vec::new(),
             }),
             restart_count: 0,
             mac_address: None,

@@ -3,7 +3,8 @@
 //!
 //! A link stands in the record of the container that has it, by the target's id, so that renames cannot break it; a link
 //! whose target was removed means nothing. A start takes the targets' addresses; when a target starts anew, the
-//! hosts files of those that run with a link to it follow. `/web/db` is a name of the container that `web` links to as `db`.
+//! hosts files of those that run with a link to it follow. Where containers are kept apart, the network lets through what a
+//! link is for. `/web/db` is a name of the container that `web` links to as `db`.
 
 use crate::Engine;
 use crate::container::Container;
@@ -11,7 +12,7 @@ use crate::create::target_container;
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerRecord, HostConfig, Link, Port};
 use crate::whole::whole;
-use hostd_network::Endpoint;
+use hostd_network::{Endpoint, EndpointLink};
 use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,10 +53,11 @@ impl Engine {
                  behavior",
             ));
         }
-        if !self.0.networks.default_network().icc {
-            return Err(EngineError::unsupported(
-                "HostConfig.Links is not supported by a daemon with --icc=false",
-            ));
+        if let Some(why) = self.0.networks.no_links() {
+            return Err(EngineError::unsupported(format!(
+                "HostConfig.Links is not supported by a daemon with --icc=false on this host, which takes no nftables \
+                 rules for bridges: {why}"
+            )));
         }
         let mut links: Vec<Link> = Vec::new();
         for text in &host.links {
@@ -140,12 +142,39 @@ impl Engine {
         }
         let mut without = (*container.record()).clone();
         without.links.retain(|link| link.alias != alias);
+        let linked = self.endpoint_links(&without);
+        let before = match &mut without.endpoint {
+            Some(endpoint) => std::mem::replace(&mut endpoint.links, linked),
+            None => Vec::new(),
+        };
         self.0.db.store(&without).await?;
-        let record = container.change(&turn, |record| record.links = without.links);
+        let record = container.change(&turn, |record| {
+            record.links = without.links;
+            record.endpoint = without.endpoint;
+        });
+        if let Some(endpoint) = &record.endpoint {
+            for gone in before.iter().filter(|link| !endpoint.links.contains(link)) {
+                self.0.networks.unlink(endpoint, &gone.container_id).await?;
+            }
+        }
         if record.state.status.is_up() {
             self.write_hosts(&record, record.endpoint.as_ref())?;
         }
         Ok(())
+    }
+
+    /// What a container may call of those that it is linked to: the ports that they expose.
+    pub(crate) fn endpoint_links(&self, record: &ContainerRecord) -> Vec<EndpointLink> {
+        let mut links: Vec<EndpointLink> = Vec::new();
+        for (_, target) in self.targets(record) {
+            let target = target.record();
+            if links.iter().all(|link| link.container_id != target.id) {
+                let ports = target.config.exposed_ports.iter();
+                let ports = ports.map(|port| (port.protocol, port.number)).collect();
+                links.push(EndpointLink { container_id: target.id.clone(), ports });
+            }
+        }
+        links
     }
 
     /// What a container with links has in its environment about the targets.

@@ -54,9 +54,13 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
             continue;
         }
         journal.replay(&mut record);
+        // The journal may be of before a link was taken away.
+        if let Some(endpoint) = &mut record.endpoint {
+            endpoint.links.retain(|link| record.links.iter().any(|known| known.target == link.container_id));
+        }
         records.push(record);
     }
-    let found = find(&runtime, &records).await?;
+    let found = find(&runtime, &records).await;
     let live = |record: &&ContainerRecord| matches!(found.get(&record.id), Some(Found::Running(_)));
     let endpoints: Vec<_> =
         records.iter().filter(live).filter_map(|record| record.endpoint.clone()).collect();
@@ -110,19 +114,21 @@ async fn open_db(data_root: &Path) -> Result<(Db, Loaded)> {
     tokio::task::spawn_blocking(move || Db::open(&path, &id)).await.map_err(joined)?
 }
 
-/// Asks the runtime about those that ran when the daemon ended.
-async fn find(runtime: &Runtime, records: &[ContainerRecord]) -> Result<HashMap<String, Found>> {
-    let mut found = HashMap::new();
-    for record in records {
-        if matches!(record.state.status, Status::Running | Status::Paused) {
-            let state = runtime.reattach(&record.id).await.unwrap_or_else(|error| {
-                tracing::error!(id = record.id, %error, "cannot find a container again");
+/// Asks the runtime about those that ran when the daemon ended: all at a time, because one shim that is stuck
+/// takes as long as the runtime has patience with it, and many of them are not to take many times that.
+async fn find(runtime: &Runtime, records: &[ContainerRecord]) -> HashMap<String, Found> {
+    let ran = records.iter().filter(|r| matches!(r.state.status, Status::Running | Status::Paused));
+    let find = |record: &ContainerRecord| {
+        let id = record.id.clone();
+        async move {
+            let state = runtime.reattach(&id).await.unwrap_or_else(|error| {
+                tracing::error!(id, %error, "cannot find a container again");
                 Found::Gone
             });
-            found.insert(record.id.clone(), state);
+            (id, state)
         }
-    }
-    Ok(found)
+    };
+    futures_util::future::join_all(ran.map(find)).await.into_iter().collect()
 }
 
 impl Engine {

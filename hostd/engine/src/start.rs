@@ -289,6 +289,7 @@ impl Engine {
             ports: ports(record),
             ip: None,
             mac: record.mac_address.clone(),
+            links: self.endpoint_links(record),
         };
         let label = |error: hostd_network::NetworkError| {
             let kind = EngineError::from(error);

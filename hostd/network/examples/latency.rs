@@ -46,6 +46,7 @@ async fn round(
         ports: (0..ports).map(port).collect(),
         ip: None,
         mac: None,
+        links: Vec::new(),
     };
     let start = Instant::now();
     let endpoint = networks.connect(request).await?;

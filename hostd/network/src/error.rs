@@ -138,6 +138,15 @@ pub enum NetworkError {
     /// `nft` refused the rules.
     #[error("cannot change the firewall rules: nft says: {0}")]
     Nft(String),
+    /// `nft` did not end.
+    #[error("cannot change the firewall rules: nft did not end within {} seconds and was killed", .0.as_secs())]
+    NftTime(std::time::Duration),
+    /// Containers that are kept apart are to be linked, and nothing here can let only these through.
+    #[error(
+        "cannot link containers that are kept apart: this kernel takes no rules for what a bridge passes (nftables, family \
+         bridge): {0}"
+    )]
+    NoLinks(String),
     /// The kernel gave no random bytes.
     #[error("cannot make a random ID")]
     Random(#[source] io::Error),

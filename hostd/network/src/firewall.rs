@@ -1,8 +1,9 @@
 //! The firewall: address translation for containers, and who may talk to them.
 //!
-//! Everything of ours stands in one table, `ip hostd`, and changes in atomic batches. Rules are fixed; a published
-//! port is one element of a map, so that publishing and withdrawing never touch a rule. The table outlives the daemon:
-//! ports keep working while it restarts, which then replaces the table in one batch.
+//! Everything of ours stands in the table `ip hostd` and, where containers are kept apart, in `bridge hostd`
+//! ([`linked`]), and changes in atomic batches. Rules are fixed; a published port is one element of a map, and a link
+//! one or more of a set, so that publishing and withdrawing never touch a rule. The tables outlive the daemon:
+//! ports keep working while it restarts, which then replaces them in one batch.
 //!
 //! A base chain of ours can only accept for itself: where another table (Docker's, firewalld's) drops forwarded
 //! packets, they stay dropped. [`Firewall::foreign_drops`] finds the usual suspects, for a warning.
@@ -10,10 +11,14 @@
 use crate::Protocol;
 use crate::error::NetworkError;
 use crate::ipam::Subnet;
+use crate::linked::{self, Call, Parties};
+use crate::links::OUR_GROUP;
+use crate::nft;
 use std::fmt::Write as _;
-use std::io::{self, Read as _, Write as _};
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
+
+/// What packets bear that a link lets through; no other rule has a reason to use the number.
+const LINK_MARK: u32 = 0x6873_7464;
 
 /// A published IPv4 port: packets to `host_ip:host_port` go to `to_ip:to_port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +31,14 @@ pub(crate) struct Mapping {
     pub(crate) to_port: u16,
 }
 
-/// All that our table says.
+/// What comes and goes with containers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entries {
+    pub(crate) mappings: Vec<Mapping>,
+    pub(crate) calls: Vec<Call>,
+}
+
+/// All that our tables say.
 #[derive(Debug)]
 pub(crate) struct Ruleset {
     pub(crate) bridge: String,
@@ -34,16 +46,19 @@ pub(crate) struct Ruleset {
     /// Whether containers reach each other.
     pub(crate) icc: bool,
     pub(crate) mappings: Vec<Mapping>,
+    /// Empty where containers reach each other anyway.
+    pub(crate) parties: Parties,
 }
 
 /// Who puts the rules into the kernel. Every call is atomic: all of it takes effect, or nothing.
 pub(crate) trait Firewall: Send + Sync {
-    /// Puts `rules` in the place of all that our table said before.
-    fn replace(&self, rules: &Ruleset) -> Result<(), NetworkError>;
-    /// Adds mappings to the table.
-    fn publish(&self, mappings: &[Mapping]) -> Result<(), NetworkError>;
-    /// Takes mappings out of the table.
-    fn withdraw(&self, mappings: &[Mapping]) -> Result<(), NetworkError>;
+    /// Puts `rules` in the place of all that our tables said before. Where the kernel cannot keep the rules of links, it
+    /// goes without, and the answer is why.
+    fn replace(&self, rules: &Ruleset) -> Result<Option<String>, NetworkError>;
+    /// Adds entries to the tables.
+    fn publish(&self, entries: &Entries) -> Result<(), NetworkError>;
+    /// Takes entries out of the tables.
+    fn withdraw(&self, entries: &Entries) -> Result<(), NetworkError>;
     /// What else on this host drops forwarded packets, in words, if anything is found.
     fn foreign_drops(&self) -> Option<String>;
 }
@@ -52,20 +67,24 @@ pub(crate) trait Firewall: Send + Sync {
 pub(crate) struct Nft;
 
 impl Firewall for Nft {
-    fn replace(&self, rules: &Ruleset) -> Result<(), NetworkError> {
-        run(&rules.to_string())
+    fn replace(&self, rules: &Ruleset) -> Result<Option<String>, NetworkError> {
+        let all = nft::run(&format!("{rules}{}", rules.bridge_table()));
+        let Err(NetworkError::Nft(why)) = all else { return all.map(|()| None) };
+        // Not every kernel has nftables for bridges.
+        nft::run(&rules.to_string())?;
+        Ok(Some(why))
     }
 
-    fn publish(&self, mappings: &[Mapping]) -> Result<(), NetworkError> {
-        run(&elements("add", mappings))
+    fn publish(&self, entries: &Entries) -> Result<(), NetworkError> {
+        nft::run(&entries.batch("add"))
     }
 
-    fn withdraw(&self, mappings: &[Mapping]) -> Result<(), NetworkError> {
-        run(&elements("delete", mappings))
+    fn withdraw(&self, entries: &Entries) -> Result<(), NetworkError> {
+        nft::run(&entries.batch("delete"))
     }
 
     fn foreign_drops(&self) -> Option<String> {
-        let chain = |name: &str| list(&["list", "chain", "ip", "filter", name]);
+        let chain = |name: &str| nft::list(&["list", "chain", "ip", "filter", name]);
         if chain("DOCKER-USER").is_some() {
             return Some("Docker's rules are in force (chain DOCKER-USER)".into());
         }
@@ -81,8 +100,10 @@ impl Firewall for Nft {
 impl std::fmt::Display for Ruleset {
     /// One batch for `nft -f -`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { bridge, subnet, icc, mappings } = self;
+        let Self { bridge, subnet, icc, mappings, parties: _ } = self;
         let between = if *icc { "accept" } else { "drop" };
+        // What goes from port to port of the bridge comes by here where br_netfilter is loaded.
+        let linked = if *icc { String::new() } else { format!("  meta mark {LINK_MARK} accept\n") };
         // Where containers are kept apart, what one sends to another's published port goes to the proxy instead: with
         // br_netfilter, a translated packet would go from port to port of the bridge, which the isolation forbids.
         let callers = if *icc { String::new() } else { format!("iifname != \"{bridge}\" ") };
@@ -135,12 +156,41 @@ impl std::fmt::Display for Ruleset {
  chain to_containers {{
   ct state established,related accept
   ct status dnat accept
-  iifname \"{bridge}\" {between}
+{linked}  iifname \"{bridge}\" {between}
   drop
  }}
 }}"
         )?;
         f.write_str(&elements("add", mappings))
+    }
+}
+
+impl Ruleset {
+    /// The part of the batch that not every kernel takes.
+    fn bridge_table(&self) -> String {
+        let mut batch = "add table bridge hostd\ndelete table bridge hostd\n".to_owned();
+        if !self.icc {
+            batch.push_str(&linked::table(OUR_GROUP, LINK_MARK));
+            for call in self.parties.calls() {
+                call.elements("add", &mut batch);
+            }
+        }
+        batch
+    }
+}
+
+impl Entries {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mappings.is_empty() && self.calls.is_empty()
+    }
+
+    /// One batch that adds them, or deletes them.
+    fn batch(&self, verb: &str) -> String {
+        let mut batch = elements(verb, &self.mappings);
+        for call in &self.calls {
+            call.elements(verb, &mut batch);
+        }
+        batch
     }
 }
 
@@ -155,37 +205,4 @@ fn elements(verb: &str, mappings: &[Mapping]) -> String {
         let _ = writeln!(batch, "{verb} element ip hostd {protocol}_{map} {{ {key} : {to_ip} . {to_port} }}");
     }
     batch
-}
-
-fn run(batch: &str) -> Result<(), NetworkError> {
-    let mut nft = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| {
-            if e.kind() == io::ErrorKind::NotFound {
-                NetworkError::NftMissing
-            } else {
-                NetworkError::NftRun(e)
-            }
-        })?;
-    // A program that ends without reading says why on stderr, which counts for more than the broken pipe.
-    let written = nft.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(batch.as_bytes()));
-    let mut complaint = String::new();
-    if let Some(stderr) = nft.stderr.take() {
-        let _ = stderr.take(16 << 10).read_to_string(&mut complaint);
-    }
-    let status = nft.wait().map_err(NetworkError::NftRun)?;
-    if !status.success() {
-        return Err(NetworkError::Nft(complaint.split_whitespace().collect::<Vec<_>>().join(" ")));
-    }
-    written.map_err(NetworkError::NftRun)
-}
-
-/// What `nft` prints, if it succeeds.
-fn list(args: &[&str]) -> Option<String> {
-    let output = Command::new("nft").args(args).stdin(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

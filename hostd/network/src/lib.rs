@@ -9,9 +9,12 @@
 //! does not translate. Without ports the firewall is not touched: its fixed rules cover every container.
 //! [`Networks::disconnect`] undoes the same in reverse.
 //!
+//! Where containers are kept apart, each is an isolated port of the bridge, but for those with a link to one another
+//! ([`linked`]), which the firewall keeps apart from all else.
+//!
 //! Links and firewall rules are the kernel's and outlive the daemon. [`Networks::open`] is told which endpoints still
 //! have a container, takes their addresses and ports again, and clears what is left of others. Ours is a veth with our link
-//! group on our bridge, and the table `ip hostd`; nothing else on the host is looked at twice. Two things are
+//! group on our bridge, and the tables `ip hostd` and `bridge hostd`; nothing else on the host is looked at twice. Two things are
 //! changed host-wide: `net.ipv4.ip_forward` is turned on (whether it was off is in the [`state`] record), and
 //! `route_localnet` on the bridge, with a rule that keeps containers from the host's loopback addresses.
 
@@ -20,9 +23,11 @@ mod error;
 mod etc;
 mod firewall;
 mod ipam;
+mod linked;
 mod links;
 mod netns;
 mod networks;
+mod nft;
 mod ports;
 mod proxy;
 mod rtnl;
@@ -127,6 +132,17 @@ pub struct EndpointRequest<'a> {
     pub ip: Option<Ipv4Addr>,
     /// `02:42:…`; `None` derives one from the address.
     pub mac: Option<String>,
+    /// Which others it is to reach although containers are kept apart.
+    pub links: Vec<EndpointLink>,
+}
+
+/// What a container may call of another one, whenever both are connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointLink {
+    /// The other one.
+    pub container_id: String,
+    /// Its ports.
+    pub ports: Vec<(Protocol, u16)>,
 }
 
 /// A container's connection to a network. The engine keeps it on record.
@@ -152,6 +168,9 @@ pub struct Endpoint {
     pub mac: String,
     /// Published ports; one that was asked for on every address is here once for v4 and once for v6.
     pub ports: Vec<PublishedPort>,
+    /// As asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<EndpointLink>,
 }
 
 /// A port of the host that leads to a container.

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Marks the host's ends of our veths: nothing else on a host has this link group ("hstd").
-const OUR_GROUP: u32 = 0x6873_7464;
+pub(crate) const OUR_GROUP: u32 = 0x6873_7464;
 
 /// What a container's interface is called inside it.
 pub(crate) const CONTAINER_INTERFACE: &str = "eth0";
@@ -81,16 +81,28 @@ impl Veth<'_> {
         if self.isolated {
             settings.push(InfoBridgePort::Isolated(true));
         }
-        let mut link = LinkMessage::default();
-        link.attributes = vec![
-            LinkAttribute::IfName(self.host_name.into()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(settings)),
-            ]),
-        ];
-        host.act(RouteNetlinkMessage::NewLink(link), 0)
+        set_port(host, self.host_name, settings)
     }
+}
+
+/// Keeps the port `name` of a bridge from other such ports, or no longer; one that is gone is neither.
+pub(crate) fn isolate(host: &mut Rtnl, name: &str, isolated: bool) -> io::Result<()> {
+    match set_port(host, name, vec![InfoBridgePort::Isolated(isolated)]) {
+        Err(e) if is_no_device(&e) => Ok(()),
+        other => other,
+    }
+}
+
+fn set_port(host: &mut Rtnl, name: &str, settings: Vec<InfoBridgePort>) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(name.into()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(settings)),
+        ]),
+    ];
+    host.act(RouteNetlinkMessage::NewLink(link), 0)
 }
 
 /// Sets a container's `eth0` up and gives it its address and the default route.

@@ -4,12 +4,15 @@ use crate::bridge::{Bridge, link_error, random_id};
 use crate::error::NetworkError;
 use crate::firewall::{Firewall, Mapping, Nft, Ruleset};
 use crate::ipam::{self, Pool};
+use crate::linked::{Parties, Party};
 use crate::links::{self, Mac, Veth};
 use crate::ports::{self, HeldPort, PortHolder};
 use crate::proxy::Proxy;
 use crate::rtnl::Rtnl;
 use crate::rules::Rules;
-use crate::{DefaultNetwork, Endpoint, EndpointRequest, NetworkConfig, PortRequest, PublishedPort};
+use crate::{
+    DefaultNetwork, Endpoint, EndpointLink, EndpointRequest, NetworkConfig, PortRequest, PublishedPort,
+};
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
@@ -87,9 +90,9 @@ impl Networks {
         if request.network != DEFAULT_NETWORK {
             return Err(NetworkError::NoSuchNetwork(request.network));
         }
-        let EndpointRequest { container_id, network: _, netns, ports, ip, mac } = request;
+        let EndpointRequest { container_id, network: _, netns, ports, ip, mac, links } = request;
         let netns = netns.try_clone_to_owned().map_err(NetworkError::Netns)?;
-        let wanted = Wanted { container_id, netns, ports, ip, mac };
+        let wanted = Wanted { container_id, netns, ports, ip, mac, links };
         let networks = self.clone();
         let (answer, answered) = oneshot::channel();
         // A task of its own: dropping this future must not stop the work half-way.
@@ -120,6 +123,24 @@ impl Networks {
         tokio::spawn(async move { networks.inner.disconnect(&id).await }).await.map_err(task_failed)?
     }
 
+    /// Takes the link to the container `target` from a connected one.
+    pub async fn unlink(&self, endpoint: &Endpoint, target: &str) -> Result<(), NetworkError> {
+        let (inner, name, target) =
+            (Arc::clone(&self.inner), endpoint.host_interface.clone(), target.to_owned());
+        let unlink = move || {
+            let ends = inner.rules.unlink(&name, &target)?;
+            inner.settle_isolation(&ends);
+            Ok(())
+        };
+        spawn_blocking(unlink).await.map_err(task_failed)?
+    }
+
+    /// Why containers cannot be linked here, if so: they are kept apart, and the kernel has no rules that would let two
+    /// of them through.
+    pub fn no_links(&self) -> Option<String> {
+        self.inner.rules.no_links().filter(|_| !self.inner.icc)
+    }
+
     /// The default network as clients see it.
     pub fn default_network(&self) -> DefaultNetwork {
         let Inner { bridge, icc, .. } = &*self.inner;
@@ -147,6 +168,7 @@ struct Wanted {
     ports: Vec<PortRequest>,
     ip: Option<Ipv4Addr>,
     mac: Option<String>,
+    links: Vec<EndpointLink>,
 }
 
 /// Endpoints whose ports are held and not served yet.
@@ -170,11 +192,16 @@ impl Inner {
                 );
             }
         }
+        let mut parties = Parties::default();
+        for endpoint in live.iter().filter(|_| !config.icc) {
+            parties.add(Party::of(endpoint));
+        }
         let rules = Ruleset {
             bridge: bridge.link.name.clone(),
             subnet: bridge.gateway,
             icc: config.icc,
             mappings: live.iter().flat_map(mappings).collect(),
+            parties,
         };
         let rules = Rules::new(firewall, rules);
         match rules.enforce() {
@@ -184,6 +211,13 @@ impl Inner {
                 }
             }
             Err(e) => tracing::warn!("containers cannot be connected to networks until this is mended: {e}"),
+        }
+        for endpoint in live {
+            // The daemon before may have kept them apart, or had other links on record.
+            let name = &endpoint.host_interface;
+            if let Err(e) = links::isolate(&mut host, name, rules.isolates(name)) {
+                tracing::warn!(interface = name, "cannot set whether containers reach each other: {e}");
+            }
         }
         let unserved = live.iter().map(|endpoint| (endpoint.clone(), hold_again(endpoint))).collect();
         let taken = live.iter().flat_map(|endpoint| endpoint.ports.clone()).collect();
@@ -219,22 +253,29 @@ impl Inner {
             gateway: self.bridge.gateway.ip,
             mac: ipam::format_mac(mac),
             ports: reserved.ports.iter().map(|held| held.published.clone()).collect(),
+            links: wanted.links,
         };
         let mappings: Vec<_> = mappings(&endpoint).collect();
         // Side by side: both take milliseconds, most of which is waiting.
+        let name = &endpoint.host_interface;
+        let publish = || self.rules.publish(Party::of(&endpoint), name, &mappings);
         let (linked, published) = std::thread::scope(|scope| {
-            let publishing = (!mappings.is_empty()).then(|| scope.spawn(|| self.rules.publish(&mappings)));
+            let publishing =
+                (!mappings.is_empty() || !endpoint.links.is_empty()).then(|| scope.spawn(publish));
             let linked = self.link(&endpoint, mac, wanted.netns.as_fd());
             let published = match publishing {
                 Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                None => self.rules.publish(&[]),
+                None => publish(),
             };
             (linked, published)
         });
         let error = match (linked, published) {
-            (Ok(()), Ok(())) => return Ok((endpoint, reserved.keep())),
-            (Err(e), Ok(())) => {
-                warn_failure(&endpoint, self.rules.withdraw(&mappings));
+            (Ok(()), Ok(ends)) => {
+                self.settle_isolation(&ends);
+                return Ok((endpoint, reserved.keep()));
+            }
+            (Err(e), Ok(_)) => {
+                warn_failure(&endpoint, self.rules.withdraw(name, &mappings).map(drop));
                 e
             }
             (Ok(()), Err(e)) => {
@@ -254,6 +295,20 @@ impl Inner {
         links::configure_container(netns, endpoint.ip, endpoint.prefix_len, endpoint.gateway)
             .map_err(link_error("configure the container's end of", name))
             .inspect_err(|_| warn_failure(endpoint, self.unlink(name)))
+    }
+
+    /// Has these ports of the bridge isolated or not, as their links are now: the rules come first and go last.
+    fn settle_isolation(&self, interfaces: &[String]) {
+        for name in interfaces {
+            let mut host = lock(&self.host);
+            // Asked under the lock, so that of two who change the same port the later has the last word.
+            if let Err(e) = links::isolate(&mut host, name, self.rules.isolates(name)) {
+                tracing::warn!(
+                    interface = name,
+                    "cannot set whether linked containers reach each other: {e}"
+                );
+            }
+        }
     }
 
     fn unlink(&self, name: &str) -> Result<(), NetworkError> {
@@ -278,11 +333,16 @@ impl Inner {
             return Ok(());
         };
         let mappings: Vec<_> = mappings(&endpoint).collect();
-        let withdrawn = if mappings.is_empty() {
+        let withdrawn = if mappings.is_empty() && self.icc {
             Ok(())
         } else {
-            let inner = Arc::clone(self);
-            spawn_blocking(move || inner.rules.withdraw(&mappings)).await.map_err(task_failed)?
+            let (inner, name) = (Arc::clone(self), endpoint.host_interface.clone());
+            let withdraw = move || {
+                let ends = inner.rules.withdraw(&name, &mappings)?;
+                inner.settle_isolation(&ends);
+                Ok(())
+            };
+            spawn_blocking(withdraw).await.map_err(task_failed)?
         };
         for proxy in proxies {
             proxy.stop().await;

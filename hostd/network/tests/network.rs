@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // helpers fail a test as the tests themselves do
 
 mod harness;
+#[path = "network/linked.rs"]
+mod linked;
 
 use harness::{
     Container, call_tcp, call_udp, config, in_netns, in_own_netns, ip, is_silent, links, nft, remote,

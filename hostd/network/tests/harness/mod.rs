@@ -89,6 +89,7 @@ impl Container {
             ports,
             ip: None,
             mac: None,
+            links: Vec::new(),
         }
     }
 
