@@ -655,3 +655,26 @@ fn stats_have_dockers_shape() {
     assert_eq!(io["sectors_recursive"], serde_json::json!([]), "not counted, on a kernel that counts");
     assert!(!twice["cpu_stats"]["cpu_usage"]["percpu_usage"].as_array().unwrap().is_empty());
 }
+
+/// The soft and the hard limit of open files of a process.
+fn open_files(pid: &str) -> [String; 2] {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    [words.next().unwrap(), words.next().unwrap()]
+}
+
+#[test]
+fn the_daemon_opens_all_files_that_it_may_and_containers_keep_the_limit_that_it_was_given() {
+    let host = host!();
+    let given = open_files("self");
+    assert_eq!(open_files(&host.pid().to_string()), [given[1].clone(), given[1].clone()]);
+    let own = host.docker(["run", "--rm", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn"]).text();
+    assert_eq!(own.lines().collect::<Vec<_>>(), given);
+    let exec = ["exec", "box", "sh", "-c", "ulimit -Sn"];
+    host.docker(["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).success();
+    assert_eq!(host.docker(exec).text(), given[0]);
+    host.docker(["rm", "-f", "box"]).success();
+    let asked = ["run", "--rm", "--ulimit", "nofile=100:200", "busybox", "sh", "-c", "ulimit -Sn"];
+    assert_eq!(host.docker(asked).text(), "100");
+}

@@ -173,3 +173,51 @@ fn the_built_in_networks_are_listed_and_cannot_be_changed() {
     host.docker(["network", "prune", "-f"]).success();
     host.docker(["rm", "-f", "box"]).success();
 }
+
+/// What `from` gets of port 80 of the container `to`, by its address.
+fn page(host: &TestHost, from: &str, to: &str, port: u16) -> Option<String> {
+    let url = format!("http://{}:{port}/", host.field(to, "{{.NetworkSettings.IPAddress}}"));
+    let outcome = host.docker(["exec", from, "timeout", "2", "wget", "-qO-", &url]);
+    (outcome.code() == 0).then(|| outcome.stdout())
+}
+
+#[test]
+fn a_link_leads_to_a_container_that_is_kept_apart_from_all_others() {
+    let mut host = host!("--icc=false");
+    let serve = format!("(httpd -f -p 81 -h /) & {PAGE}");
+    host.docker([
+        "run", "-d", "--name", "db", "-e", "NAME=db", "--expose", "80", "busybox", "sh", "-c", &serve,
+    ])
+    .success();
+    host.docker(["run", "-d", "--name", "web", "--link", "db:data", "busybox", "sleep", "1000"]).success();
+    host.docker(["run", "-d", "--name", "other", "busybox", "sleep", "1000"]).success();
+    let linked = |host: &TestHost| {
+        eventually("the page of the linked container", || page(host, "web", "db", 80));
+    };
+    linked(&host);
+    assert_eq!(host.docker(["exec", "web", "wget", "-qO-", "http://data/"]).text(), "page of db");
+    assert_eq!(page(&host, "web", "db", 81), None, "a port that is not exposed");
+    assert_eq!(page(&host, "other", "db", 80), None, "a container without a link");
+
+    // Its address changes, its name, and the daemon and the firewall come and go.
+    host.docker(["stop", "-t", "0", "db"]).success();
+    host.docker(["run", "-d", "--name", "squatter", "busybox", "sleep", "1000"]).success();
+    host.docker(["start", "db"]).success();
+    linked(&host);
+    host.docker(["rename", "db", "store"]).success();
+    host.docker(["rename", "store", "db"]).success();
+    host.kill();
+    host.up();
+    linked(&host);
+    assert_eq!(page(&host, "other", "db", 80), None);
+    run(host.inside("nft").args(["flush", "ruleset"])).success();
+    host.docker(["run", "-d", "--name", "late", "--link", "db", "busybox", "sleep", "1000"]).success();
+    linked(&host);
+    assert_eq!(page(&host, "other", "db", 80), None);
+    host.docker(["rm", "--link", "/web/data"]).success();
+    assert_eq!(page(&host, "web", "db", 80), None, "a link that was taken away");
+    host.kill();
+    host.up();
+    assert_eq!(page(&host, "web", "db", 80), None, "a link that was taken away");
+    eventually("the page of the container that is linked still", || page(&host, "late", "db", 80));
+}

@@ -90,7 +90,7 @@ impl Params {
     /// `filters`: `{"name":{"value":true}}`, or `{"name":["value"]}` as older clients send it.
     pub(crate) fn filters(&self) -> Result<Filters, ApiError> {
         let Some(text) = self.get("filters") else { return Ok(Filters::new()) };
-        let invalid = || ApiError::bad_request(format!("invalid filter: {text}"));
+        let invalid = || ApiError::bad_request("invalid filter");
         let Ok(Value::Object(map)) = serde_json::from_str(text) else { return Err(invalid()) };
         let mut filters = Filters::new();
         for (name, values) in map {

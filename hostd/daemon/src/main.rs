@@ -64,6 +64,9 @@ fn run(flags: &settings::Flags) -> Result<()> {
     let _lock = lock::Lock::take(&config.data_root, &config.pidfile)?;
     check_data_root(&config.data_root)?;
     let config = config.remap()?;
+    if let Err(error) = hostd_sys::process::raise_open_files() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
     let runtime = runtime()?;
     let result = runtime.block_on(daemon(config, flags));
     // What still blocks (a read from a registry, say) must not hold the exit up.

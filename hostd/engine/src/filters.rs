@@ -29,12 +29,32 @@ pub(crate) fn labels_fit(labels: &BTreeMap<String, String>, wanted: &Filters) ->
         && wanted.get("label!").is_none_or(|unwanted| !unwanted.iter().any(has))
 }
 
-/// Docker's yes and no: `1`, `true`, `0`, `false`.
+/// Docker's yes and no: `1`, `true`, `0`, `false`; neither both nor none of them.
 pub(crate) fn boolean(filters: &Filters, key: &str) -> Result<Option<bool>> {
-    let Some(value) = filters.get(key).and_then(|values| values.first()) else { return Ok(None) };
-    match value.as_str() {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-        _ => Err(EngineError::invalid(format!("invalid filter '{key}={value}'"))),
+    let Some(values) = filters.get(key) else { return Ok(None) };
+    let given = |words: [&str; 2]| values.iter().any(|value| words.contains(&value.as_str()));
+    match (given(["1", "true"]), given(["0", "false"])) {
+        (yes, no) if yes != no => Ok(Some(yes)),
+        _ if values.is_empty() => Err(EngineError::invalid(format!("invalid filter '{key}'"))),
+        _ => Err(EngineError::invalid(format!("invalid filter '{key}=[{}]'", values.join(" ")))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yes_and_no_are_dockers() {
+        let asked = |values: &[&str]| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            boolean(&Filters::from([("dangling".to_owned(), values)]), "dangling").map_err(|e| e.message)
+        };
+        assert_eq!(asked(&["1"]), Ok(Some(true)));
+        assert_eq!(asked(&["x", "false"]), Ok(Some(false)));
+        assert_eq!(asked(&["T"]), Err("invalid filter 'dangling=[T]'".to_owned()));
+        assert_eq!(asked(&["0", "1"]), Err("invalid filter 'dangling=[0 1]'".to_owned()));
+        assert_eq!(asked(&[]), Err("invalid filter 'dangling'".to_owned()));
+        assert_eq!(boolean(&Filters::new(), "dangling").unwrap(), None);
     }
 }

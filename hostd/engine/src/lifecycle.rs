@@ -112,10 +112,12 @@ impl Engine {
                 return Ok(());
             }
         }
-        if signal != signals::KILL {
+        // One that has ended by itself meanwhile gets no second signal.
+        let over = sent.is_err() && ended(live).await;
+        if signal != signals::KILL && !over {
             self.tell(container, "kill", &[("signal", signals::KILL.to_string())]);
         }
-        if let Err(error) = live.kill(signals::KILL).await {
+        if !over && let Err(error) = live.kill(signals::KILL).await {
             // It may have ended by itself a moment ago.
             tracing::debug!(id = container.id, %error, "cannot kill");
         }
@@ -216,13 +218,16 @@ impl Engine {
     ) -> Result<()> {
         let turn = container.turn().await;
         let record = container.record();
-        let live = container.live_now().ok_or(not_running)?;
+        let Some(live) = container.live_now() else { return Err(not_running) };
         // As Docker: a signal that is to end it counts as stopped by the user.
         if signal == signals::KILL || signal == stop_signal(&record) {
             self.stopped_by_user(container, &turn).await?;
         }
         let mut end = container.next_end();
-        live.kill(signal).await?;
+        if let Err(error) = live.kill(signal).await {
+            // Its end is on record in a moment.
+            return Err(if ended(&live).await { not_running } else { error.into() });
+        }
         // While the turn is held, so that its end is told after it.
         self.tell(container, "kill", &[("signal", signal.to_string())]);
         drop(turn);
@@ -333,6 +338,12 @@ impl Engine {
         self.tell(&container, "resize", &[("height", rows.to_string()), ("width", cols.to_string())]);
         Ok(())
     }
+}
+
+/// Whether it has ended, be it that this is not on record yet.
+async fn ended(live: &hostd_runtime::Container) -> bool {
+    let live = live.clone();
+    tokio::task::spawn_blocking(move || live.has_ended()).await.unwrap_or(false)
 }
 
 /// What a stop sends unless told otherwise.

@@ -44,8 +44,7 @@ impl Engine {
                     target.id
                 )));
             }
-            let path = format!("/proc/{}/ns/user", live.pid());
-            let file = File::open(&path).map_err(io(format!("cannot open {path}")))?;
+            let file = File::from(live.namespace("user")?);
             let same = |other: &File| match (other.metadata(), file.metadata()) {
                 (Ok(other), Ok(file)) => other.ino() == file.ino(),
                 _ => false,

@@ -244,9 +244,9 @@ impl Engine {
         }
         if let Some(target) = target_container(mode) {
             let live = self.network_target(&record.id, target)?;
-            let path = format!("/proc/{}/ns/net", live.pid());
-            let netns = fs::File::open(&path).map_err(io(format!("cannot open {path}")))?;
-            return Ok((Net::Shared(netns.into()), user));
+            let netns =
+                tokio::task::spawn_blocking(move || live.namespace("net")).await.map_err(joined)??;
+            return Ok((Net::Shared(netns), user));
         }
         let map = self.id_map(&record.host).cloned();
         let (netns, user) =

@@ -56,9 +56,35 @@ pub(crate) struct Index {
     pub(crate) snapshots: HashMap<String, Vec<Digest>>,
     /// Chain IDs that a pull or load at work counts on, and how many do.
     pub(crate) held: HashMap<Digest, usize>,
+    /// Images that somebody is about to use, by key.
+    pub(crate) leases: HashMap<String, Digest>,
 }
 
 impl Index {
+    /// Counts on these layers.
+    pub(crate) fn hold(&mut self, chain: &[Digest]) {
+        for chain_id in chain {
+            *self.held.entry(chain_id.clone()).or_insert(0) += 1;
+        }
+    }
+
+    /// Counts on them no more.
+    pub(crate) fn let_go(&mut self, chain: &[Digest]) {
+        for chain_id in chain {
+            if let Some(count) = self.held.get_mut(chain_id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.held.remove(chain_id);
+                }
+            }
+        }
+    }
+
+    /// Keys of those who are about to use the image.
+    pub(crate) fn lessees(&self, id: &Digest) -> Vec<String> {
+        self.leases.iter().filter(|(_, leased)| *leased == id).map(|(key, _)| key.clone()).collect()
+    }
+
     /// Reads the store's files. What no image or container needs is removed; a broken record never hides the others.
     pub(crate) fn read(layout: &Layout) -> Result<Self, ImageError> {
         let mut index = Self::default();

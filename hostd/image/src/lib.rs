@@ -48,5 +48,5 @@ pub use model::{
     Snapshot,
 };
 pub use reference::Reference;
-pub use store::ImageStore;
+pub use store::{ImageStore, Lease};
 pub use usage::Usage;

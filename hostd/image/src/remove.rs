@@ -2,11 +2,12 @@
 
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::index::LayerRecord;
+use crate::index::{ImageRecord, LayerRecord};
 use crate::model::Removed;
 use crate::reference::Reference;
 use crate::store::{ImageStore, Inner};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Tells who uses an image: (container id, whether it runs).
 type Users<'a> = &'a (dyn Fn(&str) -> Vec<(String, bool)> + Sync);
@@ -35,6 +36,12 @@ struct Removal<'a> {
     done: Vec<Removed>,
 }
 
+/// An image that is not found any more.
+struct Out {
+    record: Arc<ImageRecord>,
+    lessees: Vec<String>,
+}
+
 impl Removal<'_> {
     fn run(mut self, name: &str) -> Result<Vec<Removed>, ImageError> {
         let _changes = self.inner.change();
@@ -45,7 +52,7 @@ impl Removal<'_> {
             let reference: Reference = name.parse()?;
             if !self.force
                 && is_one_repository(&names)
-                && let Some((container, _)) = (self.users)(&id.to_string()).first()
+                && let Some((container, _)) = self.users(&id).first()
             {
                 return Err(ImageError::Conflict(format!(
                     "conflict: unable to remove repository reference {name:?} (must force) - container {} is using its \
@@ -103,9 +110,11 @@ impl Removal<'_> {
             Err(_) if by_name => return Ok(self.done),
             other => other?,
         }
-        self.untag(&names)?;
         let parent = self.inner.read().images.get(id).and_then(|image| image.parent.clone());
-        self.delete_record(id)?;
+        match self.delete_record(id, &names) {
+            Err(ImageError::Conflict(_)) if by_name => return Ok(self.done),
+            other => other?,
+        }
         if let Some(parent) = parent.filter(|_| self.prune_parents)
             && self.inner.read().images.contains_key(&parent)
             && self.names(&parent).is_empty()
@@ -116,28 +125,50 @@ impl Removal<'_> {
         Ok(self.done)
     }
 
-    fn delete_record(&mut self, id: &Digest) -> Result<(), ImageError> {
-        let layers = match self.inner.read().images.get(id) {
-            Some(image) => image.layers.clone(),
-            None => return Ok(()),
-        };
-        self.keep_for_users(id, &layers)?;
-        let layers: Vec<Digest> = layers.into_iter().map(|layer| layer.chain_id).collect();
-        // The record goes first: blobs and layers without one are removed at start-up.
-        self.inner.layout.discard(&self.inner.layout.image(id))?;
-        crate::layout::sync_dir(&self.inner.layout.dir("images"))?;
-        self.inner.write().images.remove(id);
+    fn delete_record(&mut self, id: &Digest, names: &[Reference]) -> Result<(), ImageError> {
+        let Some(out) = self.take_out(id) else { return Ok(()) };
+        let chain: Vec<Digest> = out.record.layers.iter().map(|layer| layer.chain_id.clone()).collect();
+        let unnamed = self.let_it_go(id, &out, names);
+        {
+            let mut index = self.inner.write();
+            index.let_go(&chain);
+            if unnamed.is_err() {
+                index.images.insert(id.clone(), out.record);
+            }
+        }
+        unnamed?;
         self.inner.layout.discard(&self.inner.layout.blob(id))?;
         self.done.push(Removed::Deleted(id.to_string()));
-        let removed = self.inner.remove_unused(&layers)?;
+        let removed = self.inner.remove_unused(&chain)?;
         self.done.extend(removed.iter().map(|chain_id| Removed::Deleted(chain_id.to_string())));
         Ok(())
     }
 
+    /// Nobody finds the image from now on, so that nobody can begin to use it; its layers stay.
+    fn take_out(&self, id: &Digest) -> Option<Out> {
+        let mut index = self.inner.write();
+        let record = index.images.remove(id)?;
+        let chain: Vec<Digest> = record.layers.iter().map(|layer| layer.chain_id.clone()).collect();
+        index.hold(&chain);
+        Some(Out { record, lessees: index.lessees(id) })
+    }
+
+    /// Takes the names and the record away, up to the point of no return; not from those who have come to use the image
+    /// since they were asked for last.
+    fn let_it_go(&mut self, id: &Digest, out: &Out, names: &[Reference]) -> Result<(), ImageError> {
+        // Who gave up a lease after it was noted has a container by now.
+        let users = self.users_and(id, out.lessees.clone());
+        self.refuse_for(id, &users)?;
+        self.untag(names)?;
+        self.keep_for_users(users, &out.record.layers)?;
+        // The record goes first: blobs and layers without one are removed at start-up.
+        self.inner.layout.discard(&self.inner.layout.image(id))?;
+        crate::layout::sync_dir(&self.inner.layout.dir("images"))
+    }
+
     /// Containers that have yet to start get their writable layers now: by these they keep the layers of an image that
     /// is removed by force.
-    fn keep_for_users(&self, id: &Digest, layers: &[LayerRecord]) -> Result<(), ImageError> {
-        let users = (self.users)(&id.to_string());
+    fn keep_for_users(&self, users: Vec<(String, bool)>, layers: &[LayerRecord]) -> Result<(), ImageError> {
         let chain: Vec<Digest> = layers.iter().map(|layer| layer.chain_id.clone()).collect();
         let mut made = false;
         for (container, _) in users {
@@ -153,9 +184,29 @@ impl Removal<'_> {
         if made { self.inner.layout.sync() } else { Ok(()) }
     }
 
-    /// A running container keeps its image even from force.
+    /// Containers that use the image, and those that are being made to.
+    fn users(&self, id: &Digest) -> Vec<(String, bool)> {
+        let lessees = self.inner.read().lessees(id);
+        self.users_and(id, lessees)
+    }
+
+    /// `lessees` were noted before: who has a container in their stead is asked for after that.
+    fn users_and(&self, id: &Digest, lessees: Vec<String>) -> Vec<(String, bool)> {
+        let mut users = (self.users)(&id.to_string());
+        for key in lessees {
+            if users.iter().all(|(container, _)| *container != key) {
+                users.push((key, false));
+            }
+        }
+        users
+    }
+
     fn check_unused(&self, id: &Digest) -> Result<(), ImageError> {
-        let users = (self.users)(&id.to_string());
+        self.refuse_for(id, &self.users(id))
+    }
+
+    /// A running container keeps its image even from force.
+    fn refuse_for(&self, id: &Digest, users: &[(String, bool)]) -> Result<(), ImageError> {
         if let Some((container, _)) = users.iter().find(|(_, running)| *running) {
             let why = format!("image is being used by running container {}", short(container));
             return Err(conflict(id, true, &why));

@@ -53,6 +53,17 @@ impl ImageStore {
         index.image(&id).ok_or_else(|| ImageError::NotFound(name.to_owned()))
     }
 
+    /// As [`Self::get`], for `key` (a container that is being made) to use: until the lease goes, the image counts as
+    /// used by it, and after a removal by force the layers stay for its snapshot.
+    pub fn lease(&self, name: &str, key: &str) -> Result<(Image, Lease), ImageError> {
+        check_key(key)?;
+        let mut index = self.inner.write();
+        let id = index.resolve(name)?;
+        let image = index.image(&id).ok_or_else(|| ImageError::NotFound(name.to_owned()))?;
+        index.leases.insert(key.to_owned(), id);
+        Ok((image, Lease { inner: self.inner.clone(), key: key.to_owned() }))
+    }
+
     /// All images, newest first.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let index = self.inner.read();
@@ -210,10 +221,7 @@ impl Inner {
 
     /// Counts on these layers, so that they stay while an image is being put together from them.
     pub(crate) fn hold(self: &Arc<Self>, chain: &[Digest]) -> Hold {
-        let mut index = self.write();
-        for chain_id in chain {
-            *index.held.entry(chain_id.clone()).or_insert(0) += 1;
-        }
+        self.write().hold(chain);
         Hold { inner: self.clone(), chain: chain.to_vec() }
     }
 
@@ -284,6 +292,24 @@ impl Inner {
     }
 }
 
+/// An image that is in use before any container with it is on record.
+pub struct Lease {
+    inner: Arc<Inner>,
+    key: String,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&self.key).finish()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.inner.write().leases.remove(&self.key);
+    }
+}
+
 /// Layers that stay for now. When it goes, those that no image took in go too.
 pub(crate) struct Hold {
     inner: Arc<Inner>,
@@ -292,17 +318,7 @@ pub(crate) struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        {
-            let mut index = self.inner.write();
-            for chain_id in &self.chain {
-                if let Some(count) = index.held.get_mut(chain_id) {
-                    *count -= 1;
-                    if *count == 0 {
-                        index.held.remove(chain_id);
-                    }
-                }
-            }
-        }
+        self.inner.write().let_go(&self.chain);
         if let Err(error) = self.inner.remove_unused(&self.chain) {
             tracing::warn!(%error, "layers that no image uses stay until the next start");
         }

@@ -120,6 +120,62 @@ async fn images_in_use_are_kept_in_dockers_words() {
 }
 
 #[tokio::test]
+async fn an_image_that_a_container_is_being_made_from_is_in_use() {
+    if !is_root() {
+        return;
+    }
+    let test = TestStore::new().await;
+    let id = test.load(docker_archive(&[&layer("a")], &["app:1"])).await.unwrap()[0].id.clone();
+    let remove = async |name: &str, force| test.store.remove(name, force, true, &|_| Vec::new()).await;
+    let (image, lease) = test.store.lease("app:1", "c1").unwrap();
+    assert_eq!(image.id, id);
+    for name in ["app:1", &id] {
+        assert_eq!(remove(name, false).await.unwrap_err().kind(), ErrorKind::Conflict, "{name}");
+    }
+    assert_eq!(test.store.get("app:1").unwrap().id, id);
+    // By force it goes, and the container that is yet to come keeps the files.
+    remove("app:1", true).await.unwrap();
+    assert_eq!(test.store.lease("app:1", "c2").unwrap_err().kind(), ErrorKind::NotFound);
+    drop(lease);
+    let snapshot = test.store.snapshot("c1", &id).unwrap();
+    assert!(snapshot.lower[0].join("file").exists());
+    test.store.remove_snapshot("c1").unwrap();
+    assert!(test.files("layers").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_gets_an_image_before_its_removal_keeps_it() {
+    if !is_root() {
+        return;
+    }
+    let test = TestStore::new().await;
+    let archive = docker_archive(&[&layer("a")], &["app:1"]);
+    let id = test.load(archive.clone()).await.unwrap()[0].id.clone();
+    let containers = std::sync::Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    for round in 0..200 {
+        let key = format!("c{round}");
+        let (store, made, name) = (test.store.clone(), containers.clone(), id.clone());
+        let create = tokio::task::spawn_blocking(move || {
+            let Ok((_, lease)) = store.lease(&name, &key) else { return };
+            std::thread::yield_now();
+            made.lock().unwrap().push(key.clone());
+            drop(lease);
+            let snapshot = store.snapshot(&key, &name).expect("the image is there");
+            assert!(snapshot.lower.iter().all(|dir| dir.join("file").exists()));
+            made.lock().unwrap().clear();
+            store.remove_snapshot(&key).unwrap();
+        });
+        let users =
+            |_: &str| containers.lock().unwrap().iter().map(|key| (key.clone(), false)).collect::<Vec<_>>();
+        let removed = test.store.remove(&id, round % 2 == 0, true, &users).await;
+        create.await.unwrap();
+        if removed.is_ok() {
+            test.load(archive.clone()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_crash_left_is_gone_after_a_restart() {
     if !is_root() {
         return;

@@ -169,6 +169,28 @@ impl Container {
         &self.inner.cgroup
     }
 
+    /// Opens one of the namespaces of its first process (`mnt`, `net` …), of no other process even if that one has just
+    /// ended and its number is in use again. Blocks for moments.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn namespace(&self, kind: &str) -> Result<OwnedFd> {
+        let inner = &self.inner;
+        let process = inner.first_process()?;
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/{kind}", inner.pid)).map_err(|error| {
+            failed(format!("cannot open the {kind} namespace of container {}", inner.id), error)
+        })?;
+        // It is that of the process behind the descriptor if that process is still there.
+        hostd_sys::fork::pidfd_send_signal(process.as_fd(), 0)
+            .map_err(|_| RuntimeError::Other(format!("container {} has ended", inner.id)))?;
+        Ok(namespace.into())
+    }
+
+    /// Whether its first process has ended, be it that nobody has been told yet.
+    pub fn has_ended(&self) -> bool {
+        self.inner.exit.borrow().is_some() || self.inner.first_process().is_err()
+    }
+
     async fn request(&self, request: &Request) -> Result<(Reply, UnixStream)> {
         if request.since() > self.inner.shim_version {
             return Err(RuntimeError::Other(format!(

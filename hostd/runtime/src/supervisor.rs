@@ -195,13 +195,18 @@ impl Runtime {
 
     fn run_shim(&self, id: &str, bundle: &Path, control: OwnedFd) -> io::Result<Child> {
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(bundle.join("shim.log"))?;
-        Command::new(format!("/proc/self/fd/{}", self.inner.shim.as_raw_fd()))
+        let shim = Command::new(format!("/proc/self/fd/{}", self.inner.shim.as_raw_fd()))
             .args([SHIM_ARG, id])
             .env_clear()
             .stdin(control)
             .stdout(Stdio::null())
             .stderr(log)
-            .spawn()
+            .spawn()?;
+        // It waits for what it is to do: nothing has been started with the daemon's own limit.
+        if let Some(pid) = shim.id() {
+            hostd_sys::process::restore_open_files(pid)?;
+        }
+        Ok(shim)
     }
 
     /// Finds a container again that an earlier daemon created.

@@ -18,7 +18,6 @@ use nix::sched::CloneFlags;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::LinkNameSpaceType;
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,7 +71,7 @@ impl Runtime {
     /// # Errors
     /// When it has ended.
     pub fn view(&self, container: &Container) -> Result<View, RuntimeError> {
-        let namespace = namespace_of(container)?;
+        let namespace = container.namespace("mnt")?;
         let entered = in_thread(|| {
             enter(&namespace)?;
             open_root()
@@ -86,7 +85,7 @@ impl Runtime {
     /// # Errors
     /// When it has ended.
     pub fn view_rootfs(&self, container: &Container) -> Result<View, RuntimeError> {
-        let namespace = namespace_of(container)?;
+        let namespace = container.namespace("mnt")?;
         let entered = in_thread(|| {
             enter(&namespace)?;
             // Older kernels clone a mount only from within its own namespace.
@@ -147,18 +146,6 @@ fn enter(namespace: &OwnedFd) -> Attempt<()> {
 fn open_root() -> Attempt<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open("/", flags, Mode::empty()).doing(|| "open its root".to_owned())
-}
-
-/// The mount namespace of a container's first process.
-fn namespace_of(container: &Container) -> Result<OwnedFd, RuntimeError> {
-    let inner = &container.inner;
-    let process = inner.first_process()?;
-    let namespace = File::open(format!("/proc/{}/ns/mnt", inner.pid))
-        .map_err(|error| failed(format!("cannot look into container {}", inner.id), error))?;
-    // It is that of the process behind the descriptor if that process is still there.
-    hostd_sys::fork::pidfd_send_signal(process.as_fd(), 0)
-        .map_err(|_| RuntimeError::Other(format!("container {} has ended", inner.id)))?;
-    Ok(namespace.into())
 }
 
 fn mount_layers(

@@ -1,7 +1,9 @@
 //! What a process inherits and how it allocates.
 
+use rustix::process::{Pid, Resource, Rlimit};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// First descriptor that systemd passes (`SD_LISTEN_FDS_START`).
@@ -43,6 +45,36 @@ pub fn limit_malloc(arenas: i32) {
     }
     #[cfg(not(target_env = "gnu"))]
     let _ = arenas;
+}
+
+/// How many files this process was allowed to have open before it raised that.
+static OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
+
+/// Lets this process have as many files open as it may allow itself: the limit that it was started with is made for
+/// programs that use select(2). Its children are to get theirs back by [`restore_open_files`].
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn raise_open_files() -> io::Result<()> {
+    let given = OPEN_FILES.get_or_init(|| rustix::process::getrlimit(Resource::Nofile));
+    let raised = Rlimit { current: given.maximum, maximum: given.maximum };
+    Ok(rustix::process::setrlimit(Resource::Nofile, raised)?)
+}
+
+/// Gives a child the limit that this process was started with.
+///
+/// # Errors
+/// As prlimit(2).
+pub fn restore_open_files(child: u32) -> io::Result<()> {
+    let pid = i32::try_from(child).ok().and_then(Pid::from_raw);
+    match (OPEN_FILES.get(), pid) {
+        (Some(given), Some(pid)) => {
+            let given = Rlimit { current: given.current, maximum: given.maximum };
+            rustix::process::prlimit(Some(pid), Resource::Nofile, given)?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many seconds the machine's clock is ahead of UTC at that second since 1970: localtime_r(3).

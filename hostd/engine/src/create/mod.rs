@@ -54,7 +54,9 @@ impl Engine {
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
         let wanted_name =
             request.name.as_deref().filter(|name| !name.is_empty()).map(names::validate).transpose()?;
-        let image = self.0.images.get(&request.config.image)?;
+        let id = names::random_id()?;
+        // In use from now on: until the container is on record, nothing else would keep the image.
+        let (image, _lease) = self.0.images.lease(&request.config.image, &id)?;
         check_platform(&request.config.image, request.platform.as_ref(), &image)?;
         let mut host = request.host;
         self.0.config.log.fill_in(&mut host);
@@ -70,7 +72,6 @@ impl Engine {
         host.links.clear();
         let planned = mounts::plan(&config, &host, self.inherited_mounts(&host)?)?;
 
-        let id = names::random_id()?;
         let name = match wanted_name {
             Some(name) => self.0.index.reserve(name, &id).map(|()| name.to_owned())?,
             None => self.0.index.reserve_random(&id)?,
@@ -88,12 +89,16 @@ impl Engine {
         let mounts = self.make_mounts(planned, &image, &dir, &mut undo).await?;
         let record = self.first_record(id, name, image.id, config, host, args);
         let record = ContainerRecord { mounts, links, mac_address: request.mac_address, ..record };
-        self.0.db.store(&record).await?;
+        // A record without its directory is one of a container that was removed: after a power cut, too. There is nothing in
+        // the directory yet, so that its entry is all that has to last; beside the record's commit that costs nothing.
+        let synced = tokio::task::spawn_blocking(move || sync_entry(&dir));
+        let (stored, synced) = tokio::join!(self.0.db.store(&record), synced);
+        stored.and(synced.map_err(joined)?)?;
         undo.armed = false;
         let container = Container::new(record);
         self.0.index.insert(&container);
         // On record now; this would only be read if there were no record.
-        let _ = fs::remove_file(dir.join(ANONYMOUS));
+        let _ = fs::remove_file(self.container_dir(&container.id).join(ANONYMOUS));
         self.tell(&container, "create", &[]);
         Ok(Created { id: container.id.clone(), warnings })
     }
@@ -239,10 +244,16 @@ fn name_anonymous(planned: &mut [mounts::Planned], dir: &Path) -> Result<()> {
         let mut file = fs::File::create(&path)?;
         file.write_all(&serde_json::to_vec(&names)?)?;
         file.sync_all()?;
-        fs::File::open(dir)?.sync_all()?;
-        dir.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
+        fs::File::open(dir)?.sync_all()
     };
-    write().map_err(io(format!("cannot write {}", path.display())))
+    write().map_err(io(format!("cannot write {}", path.display())))?;
+    sync_entry(dir)
+}
+
+/// Has a new directory outlive a power cut, as empty as it was made.
+fn sync_entry(dir: &Path) -> Result<()> {
+    let sync = || dir.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all());
+    sync().map_err(io(format!("cannot write {} to the disk", dir.display())))
 }
 
 /// The anonymous volumes of a create that a crash cut short, by the directory it left.
@@ -315,6 +326,10 @@ impl Drop for Undo {
                     tracing::warn!(volume, %error, "cannot remove the volume of a container that was not created");
                 }
             }
+        }
+        // A removal of the image by force may have made its layer.
+        if let Err(error) = inner.images.remove_snapshot(&self.id) {
+            tracing::warn!(id = self.id, %error, "cannot remove the layer of a container that was not created");
         }
         let _ = fs::remove_dir_all(self.engine.container_dir(&self.id));
         inner.index.release(&self.name);
