@@ -104,6 +104,34 @@ fn who_joins_a_container_that_does_not_run_is_refused() {
         .failure()
         .says("No such container: base");
     run(&host, &["--network", "container:pid", "-p", "80"], &["true"]).exits(125).says("conflicting options");
+    run(&host, &["--network", "container:pid", "--expose", "80"], &["true"])
+        .exits(125)
+        .says("conflicting options: port exposing and the container type network mode");
+}
+
+#[test]
+fn a_container_in_anothers_network_goes_by_its_name() {
+    let host = host!();
+    host.docker([
+        "run",
+        "-d",
+        "--name",
+        "base",
+        "--hostname",
+        "db",
+        "--domainname",
+        "example.org",
+        "busybox",
+        "sleep",
+        "600",
+    ])
+    .success();
+    let names = "hostname; cat /etc/hostname /proc/sys/kernel/domainname; echo $HOSTNAME";
+    let told = run(&host, &["--network", "container:base"], &["sh", "-c", names]).text();
+    assert_eq!(told, "db\ndb\nexample.org\ndb");
+    run(&host, &["--network", "container:base", "--hostname", "x"], &["true"])
+        .exits(125)
+        .says("conflicting options: hostname and the network mode");
 }
 
 #[test]

@@ -38,6 +38,7 @@ by_each! {
     users_limits_and_filters_are_in_force
     volumes_ports_and_names_work
     what_cannot_run_has_dockers_exit_code
+    an_init_forwards_reaps_and_ends_as_the_program_does
     it_is_paused_changed_killed_and_stopped
     a_restart_policy_starts_it_again
     it_outlives_its_daemon
@@ -302,13 +303,54 @@ fn what_cannot_run_has_dockers_exit_code(runtime: &str) {
     start(&host, runtime, &["--rm", "-u", "nobody-here", "busybox", "true"])
         .exits(125)
         .says("unable to find user nobody-here");
-    start(&host, runtime, &["--rm", "--init", "busybox", "true"]).exits(125).says("HostConfig.Init");
     assert_eq!(host.docker(["ps", "-aq"]).text(), "", "failed runs with --rm leave nothing");
     let id = host.docker(["create", "--name", "box", "--runtime", runtime, "busybox", "nope"]).text();
     host.docker(["start", "box"]).failure().says("nope");
     assert_eq!(host.field("box", "{{.State.ExitCode}} {{.State.Running}}"), "127 false");
     assert_nothing_left(&host, &id);
     host.docker(["rm", "box"]).success();
+}
+
+fn an_init_forwards_reaps_and_ends_as_the_program_does(runtime: &str) {
+    let host = host_of!(runtime);
+    let program = e2e::built("BERTH_TEST_HOSTD", "hostd").unwrap();
+    if run(Command::new("ldd").arg(program)).stdout().contains("=>") {
+        eprintln!("skipped: this hostd is linked dynamically, so that it cannot be an init in a container");
+        return;
+    }
+    let first = "tr '\\0' ' ' < /proc/1/cmdline; exit 7";
+    start(&host, runtime, &["--rm", "--init", "busybox", "sh", "-c", first])
+        .exits(7)
+        .says("/sbin/docker-init -- sh -c");
+    start(&host, runtime, &["--rm", "--init", "busybox", "nope"])
+        .exits(127)
+        .says("exec nope failed: No such file or directory");
+    start(&host, runtime, &["--rm", "--init", "busybox", "/etc/passwd"]).exits(126).says("Permission denied");
+    let script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    start(&host, runtime, &["-d", "--name", "box", "--init", "busybox", "sh", "-c", script]).success();
+    eventually("the program to be ready", || {
+        host.docker(["logs", "box"]).stdout().contains("ready").then_some(())
+    });
+    // An orphan, which is process 1's to reap.
+    host.docker(["exec", "box", "sh", "-c", "(true &)"]).success();
+    eventually("the orphan to be reaped", || {
+        let states = host.docker(["exec", "box", "sh", "-c", "cat /proc/[0-9]*/stat"]).stdout();
+        (!states.contains(") Z ")).then_some(())
+    });
+    host.docker(["exec", "box", "sh", "-c", "echo > /sbin/docker-init"])
+        .failure()
+        .says("Read-only file system");
+    host.docker(["stop", "box"]).success();
+    assert_eq!(host.field("box", "{{.State.ExitCode}}"), "3");
+    host.docker(["logs", "box"]).says("told");
+    host.docker(["rm", "box"]).success();
+    // As with Docker, not where it would not be process 1.
+    start(
+        &host,
+        runtime,
+        &["--rm", "--init", "--pid", "host", "busybox", "sh", "-c", "ls /sbin/docker-init"],
+    )
+    .failure();
 }
 
 fn it_is_paused_changed_killed_and_stopped(runtime: &str) {

@@ -3,7 +3,7 @@
 
 use e2e::{Outcome, TestHost};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// Where the ranges of the user `dockremap` begin.
@@ -212,6 +212,59 @@ fn what_a_remapped_container_cannot_have_is_refused_and_can_be_had_without() {
     run(&host, &["--network", &format!("container:{plain}")], "true")
         .exits(125)
         .says("it runs in the host's user namespace");
+}
+
+#[test]
+fn other_runtimes_run_remapped_containers() {
+    let host = remapping!();
+    if Path::new("/sys/fs/cgroup/memory").exists() {
+        // Crun refuses v1 where controllers are on v2 too.
+        drop(e2e::run(host.inside("umount").arg("/sys/fs/cgroup/unified")));
+    }
+    // The runtime goes to the root file system as the container's root, and the test's folder is closed to it.
+    fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o711)).unwrap();
+    for runtime in ["runc", "crun"].into_iter().filter(|name| e2e::has(name)) {
+        let by = |more: &[&str], script: &str| run(&host, &[&["--runtime", runtime], more].concat(), script);
+        let probe = "id -u; set -- $(cat /proc/self/uid_map); echo $2 $3; touch /new; stat -c %u / /etc /new";
+        by(&[], probe).success().says("0\n100000 65536\n0\n0\n0");
+        by(&["-w", "/made/here", "-u", "nobody"], "id -u; stat -c %u /made /made/here").says("65534\n0\n0");
+        by(&["--device", "/dev/zero:/dev/other"], "head -c 3 /dev/other | wc -c; stat -c %u /dev/other")
+            .success()
+            .says("3\n0");
+        by(&["--ipc", "host"], "ls -d /dev/mqueue").success();
+        by(&["--cap-add", "NET_ADMIN"], "ip link set lo down").success();
+        by(&["-t"], "tty").success().says("/dev/pts/0");
+        by(&["--userns", "host"], "set -- $(cat /proc/self/uid_map); echo $2").says("0");
+        let named = [
+            "run",
+            "-d",
+            "--name",
+            "box",
+            "--runtime",
+            runtime,
+            "-v",
+            "data:/data",
+            "busybox",
+            "sleep",
+            "600",
+        ];
+        host.docker(named).success();
+        let pid = host.field("box", "{{.State.Pid}}");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("Uid:\t100000\t100000"), "{status}");
+        let script = "echo out; echo err >&2; echo x > /data/f; stat -c %u /data/f";
+        host.docker(["exec", "box", "sh", "-c", script]).success().says("out\n0");
+        let volume = host.path("data/100000.100000/volumes/data/_data/f");
+        assert_eq!(fs::metadata(volume).unwrap().uid(), SHIFT);
+        let joined = ["--network", "container:box", "--pid", "container:box"];
+        by(&joined, "ps").success().says("sleep 600");
+        // What it is made of holds its environment.
+        let bundle = host.path("run/100000.100000/shims").join(host.field("box", "{{.Id}}"));
+        assert_eq!(fs::metadata(bundle.join("config.json")).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(bundle).unwrap().mode() & 0o777, 0o710);
+        host.docker(["rm", "-f", "box"]).success();
+        host.docker(["volume", "rm", "data"]).success();
+    }
 }
 
 #[test]

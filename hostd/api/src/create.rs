@@ -38,7 +38,6 @@ pub(crate) fn decode(body: &Map<String, Value>, version: ApiVersion) -> Result<C
 }
 
 pub(crate) fn container_config(fields: &Fields<'_>) -> Result<ContainerConfig> {
-    fields.refuse(&["OnBuild", "ArgsEscaped"])?;
     Ok(ContainerConfig {
         hostname: fields.string("Hostname")?,
         domainname: fields.string("Domainname")?,
@@ -62,6 +61,8 @@ pub(crate) fn container_config(fields: &Fields<'_>) -> Result<ContainerConfig> {
         stop_timeout: fields.opt_integer("StopTimeout")?,
         shell: fields.command("Shell")?,
         healthcheck: healthcheck(fields)?,
+        on_build: fields.strings("OnBuild")?,
+        args_escaped: fields.boolean("ArgsEscaped")?,
     })
 }
 

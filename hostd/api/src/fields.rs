@@ -95,6 +95,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A list of lists of strings; absent reads as empty.
+    pub(crate) fn lists(&self, name: &str) -> Result<Vec<Vec<String>>> {
+        match self.get(name) {
+            None => Ok(Vec::new()),
+            Some(value) => serde_json::from_value(value.clone())
+                .map_err(|_| self.wrong(name, "a list of lists of strings")),
+        }
+    }
+
     /// A command: a list, or one string for its only item.
     pub(crate) fn command(&self, name: &str) -> Result<Option<Vec<String>>> {
         match self.get(name) {

@@ -16,7 +16,11 @@ const NOT_HONOURED: &[&str] = &["Cgroup"];
 /// Reads the object; older clients get the defaults of their time.
 pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostConfig> {
     fields.refuse(NOT_HONOURED)?;
-    only(fields, "Isolation", &["default"])?;
+    let isolation = fields.string("Isolation")?;
+    if !matches!(isolation.as_str(), "" | "default") {
+        let message = format!("invalid isolation: \"{isolation}\" - linux only supports 'default'");
+        return Err(ApiError::bad_request(message));
+    }
     let (log_driver, log_options) = log_config(fields)?;
     let or_before = |name: &str, minor: u16, default: &str| -> Result<String> {
         let value = fields.string(name)?;
@@ -66,20 +70,11 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         device_requests: limits::device_requests(fields)?,
         resources: limits::resources(fields, version)?,
         container_id_file: fields.string("ContainerIDFile")?,
-        isolation: fields.string("Isolation")?,
+        isolation,
         runtime: fields.string("Runtime")?,
         storage_opt: fields.string_map("StorageOpt")?,
         annotations: if version.since(43) { fields.string_map("Annotations")? } else { Default::default() },
     })
-}
-
-/// Refuses all values of a field but the empty one and `allowed`.
-fn only(fields: &Fields<'_>, name: &str, allowed: &[&str]) -> Result<()> {
-    let value = fields.string(name)?;
-    if value.is_empty() || allowed.contains(&value.as_str()) {
-        return Ok(());
-    }
-    Err(ApiError::not_implemented(format_args!("{} \"{value}\"", fields.path(name))))
 }
 
 /// 0 reads as not set.
@@ -177,12 +172,12 @@ fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
         "bind" => MountType::Bind,
         "volume" => MountType::Volume,
         "tmpfs" => MountType::Tmpfs,
-        other @ ("image" | "npipe" | "cluster") => {
+        other @ ("image" | "cluster") => {
             return Err(ApiError::not_implemented(format_args!("{} \"{other}\"", item.path("Type"))));
         }
         other => {
             return Err(ApiError::bad_request(format!(
-                "invalid mount config: mount type unknown: \"{other}\""
+                "invalid mount config for type \"{other}\": mount type unknown"
             )));
         }
     };
@@ -199,6 +194,10 @@ fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
         driver: None,
         tmpfs_size: None,
         tmpfs_mode: None,
+        tmpfs_options: Vec::new(),
+        read_only_non_recursive: false,
+        read_only_force_recursive: false,
+        subpath: String::new(),
     };
     item.refuse(&["ImageOptions", "ClusterOptions"])?;
     let options = |name: &str, of: MountType| -> Result<Option<Fields<'_>>> {
@@ -211,13 +210,18 @@ fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
         }
     };
     if let Some(bind) = options("BindOptions", MountType::Bind)? {
-        bind.refuse(&["ReadOnlyNonRecursive", "ReadOnlyForceRecursive"])?;
         mount.propagation = bind.opt_string("Propagation")?.filter(|text| !text.is_empty());
         mount.non_recursive = version.since(40) && bind.boolean("NonRecursive")?;
         mount.create_mountpoint = version.since(42) && bind.boolean("CreateMountpoint")?;
+        if version.since(44) {
+            mount.read_only_non_recursive = bind.boolean("ReadOnlyNonRecursive")?;
+            mount.read_only_force_recursive = bind.boolean("ReadOnlyForceRecursive")?;
+        }
     }
     if let Some(volume) = options("VolumeOptions", MountType::Volume)? {
-        volume.refuse(&["Subpath"])?;
+        if version.since(45) {
+            mount.subpath = volume.string("Subpath")?;
+        }
         mount.no_copy = volume.boolean("NoCopy")?;
         mount.labels = volume.string_map("Labels")?;
         if let Some(driver) = volume.object("DriverConfig")? {
@@ -225,7 +229,9 @@ fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
         }
     }
     if let Some(tmpfs) = options("TmpfsOptions", MountType::Tmpfs)? {
-        tmpfs.refuse(&["Options"])?;
+        if version.since(46) {
+            mount.tmpfs_options = tmpfs.lists("Options")?;
+        }
         mount.tmpfs_size = positive(&tmpfs, "SizeBytes")?;
         mount.tmpfs_mode = positive(&tmpfs, "Mode")?.and_then(|mode| u32::try_from(mode).ok());
     }
@@ -356,6 +362,8 @@ fn encode_mount(mount: &MountRequest) -> Value {
             option("Propagation", json!(mount.propagation), mount.propagation.is_some());
             option("NonRecursive", json!(true), mount.non_recursive);
             option("CreateMountpoint", json!(true), mount.create_mountpoint);
+            option("ReadOnlyNonRecursive", json!(true), mount.read_only_non_recursive);
+            option("ReadOnlyForceRecursive", json!(true), mount.read_only_force_recursive);
             "BindOptions"
         }
         MountType::Volume => {
@@ -364,11 +372,13 @@ fn encode_mount(mount: &MountRequest) -> Value {
             if let Some((driver, with)) = &mount.driver {
                 option("DriverConfig", json!({ "Name": driver, "Options": with }), true);
             }
+            option("Subpath", json!(mount.subpath), !mount.subpath.is_empty());
             "VolumeOptions"
         }
         MountType::Tmpfs => {
             option("SizeBytes", json!(mount.tmpfs_size), mount.tmpfs_size.is_some());
             option("Mode", json!(mount.tmpfs_mode), mount.tmpfs_mode.is_some());
+            option("Options", json!(mount.tmpfs_options), !mount.tmpfs_options.is_empty());
             "TmpfsOptions"
         }
     };
@@ -388,11 +398,17 @@ mod tests {
             "Binds": ["/a:/b:ro"], "NetworkMode": "host", "CapAdd": ["NET_ADMIN"], "Dns": ["1.1.1.1"], "ShmSize": 1024,
             "RestartPolicy": { "Name": "on-failure", "MaximumRetryCount": 2 }, "Init": true, "PidsLimit": 100,
             "Ulimits": [{ "Name": "nofile", "Soft": 1, "Hard": 2 }], "Tmpfs": { "/t": "size=1m" }, "MaskedPaths": [],
+            "VolumeDriver": "local",
             "Devices": [{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/x", "CgroupPermissions": "rwm" }],
             "Mounts": [
                 { "Type": "bind", "Source": "/a", "Target": "/c", "ReadOnly": true, "BindOptions": { "Propagation": "rslave" } },
                 { "Type": "volume", "Source": "v", "Target": "/d", "VolumeOptions": { "NoCopy": true, "Labels": { "A": "b" } } },
-                { "Type": "tmpfs", "Target": "/e", "TmpfsOptions": { "SizeBytes": 4096, "Mode": 448 } },
+                { "Type": "tmpfs", "Target": "/e", "TmpfsOptions": { "SizeBytes": 4096, "Mode": 448, "Options": [["exec"]] } },
+                { "Type": "bind", "Source": "/a", "Target": "/f", "ReadOnly": true,
+                  "BindOptions": { "ReadOnlyNonRecursive": true } },
+                { "Type": "bind", "Source": "/a", "Target": "/g", "ReadOnly": true,
+                  "BindOptions": { "ReadOnlyForceRecursive": true } },
+                { "Type": "volume", "Source": "v", "Target": "/h", "VolumeOptions": { "Subpath": "a/b" } },
             ],
         });
         let version = ApiVersion(50);
@@ -425,8 +441,5 @@ mod tests {
         assert!(refused(json!({ "Type": "bind", "TmpfsOptions": {} })).contains("TmpfsOptions"));
         assert!(refused(json!({ "Type": "image" })).contains("Mounts[0].Type \"image\""));
         assert!(refused(json!({ "Type": "x" })).contains("mount type unknown"));
-        assert!(
-            refused(json!({ "Type": "volume", "VolumeOptions": { "Subpath": "a" } })).contains("Subpath")
-        );
     }
 }

@@ -119,7 +119,7 @@ fn encode_config(config: &ContainerConfig) -> Value {
         "Volumes": if config.volumes.is_empty() { Value::Null } else { set(config.volumes.iter()) },
         "WorkingDir": config.working_dir,
         "Entrypoint": config.entrypoint,
-        "OnBuild": null,
+        "OnBuild": config.on_build,
         "Labels": config.labels,
     });
     let Value::Object(map) = &mut value else { return value };
@@ -127,6 +127,7 @@ fn encode_config(config: &ContainerConfig) -> Value {
     for (name, value, empty) in [
         ("ExposedPorts", set(ports.iter()), ports.is_empty()),
         ("NetworkDisabled", json!(true), !config.network_disabled),
+        ("ArgsEscaped", json!(true), !config.args_escaped),
         ("StopSignal", json!(config.stop_signal), config.stop_signal.is_none()),
         ("StopTimeout", json!(config.stop_timeout), config.stop_timeout.is_none()),
         ("Shell", json!(config.shell), config.shell.is_none()),

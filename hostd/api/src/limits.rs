@@ -103,19 +103,11 @@ fn device_rates(fields: &Fields<'_>, name: &str, number: &str) -> Result<Vec<Dev
 /// Reads `DeviceRequests`: what `--gpus` asks for, and CDI devices.
 pub(crate) fn device_requests(fields: &Fields<'_>) -> Result<Vec<DeviceRequest>> {
     let request = |item: &Fields<'_>| {
-        let wrong = || {
-            let place = item.path("Capabilities");
-            ApiError::bad_request(format!("invalid JSON: {place} must be a list of lists of strings"))
-        };
-        let sets = match item.get("Capabilities") {
-            None => Vec::new(),
-            Some(value) => serde_json::from_value(value.clone()).map_err(|_| wrong())?,
-        };
         Ok(DeviceRequest {
             driver: item.string("Driver")?,
             count: item.integer("Count")?,
             device_ids: item.strings("DeviceIDs")?.unwrap_or_default(),
-            capabilities: sets,
+            capabilities: item.lists("Capabilities")?,
             options: item.string_map("Options")?,
         })
     };
@@ -261,6 +253,13 @@ mod tests {
         assert_eq!(update.restart_policy, None);
         let update = at(body, 39).unwrap();
         assert_eq!((update.resources.pids_limit, update.resources.kernel_memory), (None, 1));
+        // What clients send that fill in every field.
+        let empty = json!({
+            "Devices": [], "DeviceCgroupRules": null, "DeviceRequests": [], "Ulimits": [], "CgroupParent": "",
+            "Init": false, "BlkioWeightDevice": [], "BlkioDeviceReadBps": null, "NanoCpus": 0, "Memory": 0,
+            "OomKillDisable": null, "MemorySwappiness": null, "PidsLimit": null, "CpusetCpus": "", "RestartPolicy": {},
+        });
+        assert_eq!(at(empty, 50).unwrap().resources, Resources::default());
         let named = at(json!({ "RestartPolicy": { "Name": "always" } }), 50).unwrap();
         assert_eq!(named.restart_policy, Some(hostd_engine::model::RestartPolicy::Always));
         let ulimits = json!({ "Ulimits": [{ "Name": "nofile", "Soft": 1, "Hard": 1 }] });

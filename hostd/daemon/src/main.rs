@@ -6,7 +6,8 @@
 //!   listen       unix sockets, tcp, sockets from the service manager; tls over those that need it
 //!   serve        accepts, and hands each connection to the API until told to stop
 //! ```
-//! The same program, called with [`hostd_runtime::SHIM_ARG`] first, is the parent of one container.
+//! The same program, called with [`hostd_runtime::SHIM_ARG`] first, is the parent of one container, and called as
+//! `docker-init`, process 1 of one that another runtime has built.
 
 mod config;
 mod failure;
@@ -37,6 +38,9 @@ type Result<T, E = Failure> = std::result::Result<T, E>;
 const IDLE: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| hostd_runtime::is_init(&name)) {
+        hostd_runtime::init_main();
+    }
     // A shim forks, and a fork of a process with threads could not go on: nothing may come before this.
     if std::env::args_os().nth(1).is_some_and(|arg| arg == hostd_runtime::SHIM_ARG) {
         hostd_runtime::shim_main();

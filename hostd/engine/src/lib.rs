@@ -37,6 +37,7 @@ mod filters;
 mod health;
 mod images;
 mod info;
+mod init;
 mod journal;
 mod lifecycle;
 mod links;

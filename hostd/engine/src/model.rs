@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use time::OffsetDateTime;
 
@@ -120,6 +121,10 @@ pub struct ContainerConfig {
     pub shell: Option<Vec<String>>,
     /// How to tell whether it is well; `None`: the image's.
     pub healthcheck: Option<Healthcheck>,
+    /// What a build on an image made of it is to do first; the container itself does nothing with them.
+    pub on_build: Option<Vec<String>>,
+    /// Means something on Windows only; kept, since clients send back what they have read.
+    pub args_escaped: bool,
 }
 
 /// How a container's health is found out, in Docker's own form. Durations in nanoseconds; zero reads as not set.
@@ -410,6 +415,18 @@ pub struct MountRequest {
     pub tmpfs_size: Option<u64>,
     /// Mode bits.
     pub tmpfs_mode: Option<u32>,
+    /// Further options of a tmpfs: `[name]` or `[name, value]`.
+    #[serde(default)]
+    pub tmpfs_options: Vec<Vec<String>>,
+    /// Read-only goes for the bind alone, and not for the mounts below it.
+    #[serde(default)]
+    pub read_only_non_recursive: bool,
+    /// Read-only must go for the mounts below a bind too.
+    #[serde(default)]
+    pub read_only_force_recursive: bool,
+    /// What is mounted of a volume.
+    #[serde(default)]
+    pub subpath: String,
 }
 
 /// Kinds of mounts.
@@ -462,6 +479,12 @@ pub struct MountPoint {
     pub recursive: bool,
     /// tmpfs options.
     pub options: Vec<String>,
+    /// Where it is read-only, the mounts below it are what they are.
+    #[serde(default)]
+    pub shallow: bool,
+    /// What is mounted of a volume; `None` is all of it.
+    #[serde(default)]
+    pub subpath: Option<PathBuf>,
 }
 
 /// Where a container is in its life.

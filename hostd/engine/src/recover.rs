@@ -90,13 +90,15 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
 /// Records hold environments, and with them secrets; layers hold setuid files: none of it is for other users. Root's own
 /// sockets may stand in `exec_root`, so that one stays open for passing through.
 fn make_dirs(config: &EngineConfig) -> Result<()> {
+    // A runtime that is not ours walks to a container's directory as the container's root.
+    let shims = if config.defaults.id_map.is_some() { 0o711 } else { 0o700 };
     let (data, exec) = (&config.data_root, &config.exec_root);
     for (dir, mode) in [
         (data.clone(), 0o710),
         (data.join("containers"), 0o710),
         (data.join("removing"), 0o700),
         (exec.clone(), 0o711),
-        (exec.join("shims"), 0o700),
+        (exec.join("shims"), shims),
         (exec.join("engine"), 0o700),
     ] {
         fs::create_dir_all(&dir)

@@ -74,6 +74,7 @@ impl Engine {
             scratch: Some(self.container_dir(&record.id)),
         };
         self.give_devices(&host.device_requests, &mut spec)?;
+        self.give_init(host, &mut spec)?;
         Ok(spec)
     }
 
@@ -180,7 +181,14 @@ pub(crate) fn override_env(env: &mut Vec<String>, more: &[String]) {
 pub(crate) fn mounts(record: &ContainerRecord) -> Vec<Mount> {
     let bind = |source: &str, destination: &str| Mount {
         destination: destination.to_owned(),
-        kind: MountKind::Bind { source: source.into(), propagation: None, recursive: true, attributes: 0 },
+        kind: MountKind::Bind {
+            source: source.into(),
+            propagation: None,
+            recursive: true,
+            attributes: 0,
+            shallow: false,
+            subpath: None,
+        },
         read_only: false,
     };
     let mut mounts = Vec::with_capacity(record.mounts.len() + 4);
@@ -221,6 +229,8 @@ pub(crate) fn mounts(record: &ContainerRecord) -> Vec<Mount> {
                 propagation: (!point.propagation.is_empty()).then(|| point.propagation.clone()),
                 recursive: point.recursive,
                 attributes: 0,
+                shallow: point.shallow,
+                subpath: point.subpath.clone(),
             },
         },
     }));

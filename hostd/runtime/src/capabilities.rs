@@ -92,11 +92,12 @@ impl CapSet {
     /// Names the capability that does not exist.
     pub fn for_container(privileged: bool, add: &[String], drop: &[String]) -> Result<Self, String> {
         let all = Self::all();
+        let (added, add_all) = parse(add).map_err(|error| format!("invalid CapAdd: {error}"))?;
+        let (dropped, drop_all) = parse(drop).map_err(|error| format!("invalid CapDrop: {error}"))?;
         if privileged {
             return Ok(all);
         }
-        let (added, add_all) = parse(add)?;
-        let (dropped, drop_all) = parse(drop)?;
+
         let base = if drop_all { Self::EMPTY } else { Self::of(&DEFAULT) };
         let set = if add_all { (all.0 & !dropped.0) | added.0 } else { (base.0 & !dropped.0) | added.0 };
         Ok(Self(set & all.0))
@@ -125,6 +126,12 @@ fn number(name: &str) -> Option<usize> {
     NAMES.iter().position(|known| *known == bare)
 }
 
+/// A name as Docker spells it.
+fn spelled(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+}
+
 /// The capabilities named, and whether `ALL` was among the names.
 fn parse(names: &[String]) -> Result<(CapSet, bool), String> {
     let (mut set, mut all) = (0, false);
@@ -132,8 +139,7 @@ fn parse(names: &[String]) -> Result<(CapSet, bool), String> {
         if matches!(name.to_ascii_uppercase().as_str(), "ALL" | "CAP_ALL") {
             all = true;
         } else {
-            let bit =
-                number(name).ok_or_else(|| format!("invalid capability: unknown capability: {name:?}"))?;
+            let bit = number(name).ok_or_else(|| format!("unknown capability: {:?}", spelled(name)))?;
             set |= 1 << bit;
         }
     }
@@ -165,8 +171,11 @@ mod tests {
 
     #[test]
     fn an_unknown_capability_is_named() {
-        let error = CapSet::for_container(false, &["NET_ADNIM".to_owned()], &[]).unwrap_err();
-        assert!(error.contains("NET_ADNIM"), "{error}");
+        let odd = ["net_adnim".to_owned()];
+        let error = CapSet::for_container(false, &odd, &[]).unwrap_err();
+        assert_eq!(error, "invalid CapAdd: unknown capability: \"CAP_NET_ADNIM\"");
+        let error = CapSet::for_container(true, &[], &odd).unwrap_err();
+        assert_eq!(error, "invalid CapDrop: unknown capability: \"CAP_NET_ADNIM\"");
     }
 
     #[test]

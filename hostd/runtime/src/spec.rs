@@ -209,6 +209,12 @@ pub enum MountKind {
         /// `MOUNT_ATTR_*` besides read-only, for the mount and those below it.
         #[serde(default)]
         attributes: u64,
+        /// Where it is read-only, the mounts below it are what they are.
+        #[serde(default)]
+        shallow: bool,
+        /// What is mounted of it: a path below `source`, which no link leads out of.
+        #[serde(default)]
+        subpath: Option<PathBuf>,
     },
     /// A fresh tmpfs.
     Tmpfs {

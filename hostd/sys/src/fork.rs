@@ -57,6 +57,21 @@ pub fn clone_process(
     clone3(proof, namespaces, cgroup, false)
 }
 
+/// Forks: fork(2), for a process in a container, where filters know no clone3(2). `Some` is the child's pid, `None` the
+/// child itself.
+///
+/// # Errors
+/// As fork(2).
+pub fn fork(_proof: SingleThreaded) -> io::Result<Option<i32>> {
+    // SAFETY: the child goes on here on a copy of everything; there is one thread, so no lock is held by a thread that the
+    // copy lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
 /// As [`clone_process`], but the new process is a child of this one's parent, as this one is.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ fn image_config(config: &ContainerConfig) -> Result<ImageConfig> {
         shell: config.shell.clone(),
         healthcheck: healthcheck
             .map_err(|error| EngineError::internal("cannot write the health check").caused_by(error))?,
-        on_build: None,
+        on_build: config.on_build.clone(),
     })
 }
 

@@ -60,13 +60,16 @@ impl Engine {
         check_platform(&request.config.image, request.platform.as_ref(), &image)?;
         let mut host = request.host;
         self.0.config.log.fill_in(&mut host);
-        let config = merge::merge(request.config, &image.config)?;
+        let asks_ports = !request.config.exposed_ports.is_empty();
+        let mut config = merge::merge(request.config, &image.config)?;
         let args = merge::args(&config)?;
-        let warnings = options::check(&config, &mut host, &self.machine(), &self.0.config.defaults)?;
-        options::check_runtime(&mut host, &self.0.runtimes(), self.0.config.defaults.id_map.is_some())?;
+        let warnings =
+            options::check(&config, asks_ports, &mut host, &self.machine(), &self.0.config.defaults)?;
+        options::check_runtime(&mut host, &self.0.runtimes())?;
         self.check_cgroup_parent(&host.cgroup_parent)?;
         storage::check(&host.storage_opt, || self.0.images.can_limit())?;
         self.check_targets(&mut host)?;
+        self.take_hostname(&mut config, &host)?;
         options::check_mac(request.mac_address.as_deref(), &host)?;
         let links = self.resolve_links(&host)?;
         host.links.clear();
@@ -153,6 +156,17 @@ impl Engine {
                 let target = self.container(name).map_err(|error| EngineError::invalid(error.message))?;
                 *mode = format!("container:{}", target.id);
             }
+        }
+        Ok(())
+    }
+
+    /// A container in another's network goes by that one's name, as with Docker.
+    fn take_hostname(&self, config: &mut ContainerConfig, host: &HostConfig) -> Result<()> {
+        let Some(target) = target_container(&host.network_mode) else { return Ok(()) };
+        if host.uts_mode != "host" {
+            let target = self.container(target)?.record();
+            config.hostname.clone_from(&target.config.hostname);
+            config.domainname.clone_from(&target.config.domainname);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerConfig, HostConfig, MountPoint, MountRequest, MountType};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// A mount that passed all checks; a volume's source is settled when it is made.
 #[derive(Debug)]
@@ -78,7 +78,12 @@ pub(super) fn plan(
         add(from_request(mount)?, &mut planned)?;
     }
     for target in host.tmpfs.keys() {
-        check_target("tmpfs", target)?;
+        // Docker names no type here.
+        check_target("tmpfs", target).map_err(|error| {
+            let why =
+                error.message.trim_start_matches("invalid mount config for type \"tmpfs\": ").to_owned();
+            EngineError::invalid(why)
+        })?;
     }
     // Of two containers that mount something at one place, the one named last counts.
     for plan in inherited.into_iter().rev() {
@@ -115,6 +120,8 @@ fn volume(name: Option<String>, destination: String, mode: String) -> Planned {
             propagation: String::new(),
             recursive: true,
             options: Vec::new(),
+            shallow: false,
+            subpath: None,
         },
         no_copy: false,
         anonymous: false,
@@ -263,6 +270,7 @@ fn bind_request(mount: &MountRequest) -> Result<Planned> {
     if let Some(unknown) = propagation.filter(|p| !PROPAGATIONS.contains(p)) {
         return refuse(format!("invalid propagation mode: {unknown}"));
     }
+    check_depth(mount, propagation)?;
     let source = clean(&mount.source);
     if !Path::new(&source).exists() {
         if !mount.create_mountpoint {
@@ -273,7 +281,33 @@ fn bind_request(mount: &MountRequest) -> Result<Planned> {
     let mut planned = bind(source, target, propagation);
     planned.point.rw = !mount.read_only;
     planned.point.recursive = !mount.non_recursive;
+    planned.point.shallow = mount.read_only_non_recursive;
     Ok(planned)
+}
+
+/// How far read-only is to go; an option that would have no effect is refused.
+fn check_depth(mount: &MountRequest, propagation: Option<&str>) -> Result<()> {
+    let (top, all) = (mount.read_only_non_recursive, mount.read_only_force_recursive);
+    let conflict = |what: &str| Err(EngineError::invalid(format!("mount options conflict: {what}")));
+    if top && all {
+        return conflict("ReadOnlyNonRecursive && ReadOnlyForceRecursive");
+    }
+    if top && !mount.read_only {
+        return conflict("!ReadOnly && ReadOnlyNonRecursive");
+    }
+    if all && !mount.read_only {
+        return conflict("!ReadOnly && ReadOnlyForceRecursive");
+    }
+    if all && mount.non_recursive {
+        return conflict("NonRecursive && ReadOnlyForceRecursive");
+    }
+    // What is mounted there later would come in as it is.
+    match propagation {
+        Some(other) if all && other != "rprivate" => {
+            conflict(&format!("ReadOnlyForceRecursive needs Propagation \"rprivate\", not {other:?}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn volume_request(mount: &MountRequest) -> Result<Planned> {
@@ -285,6 +319,11 @@ fn volume_request(mount: &MountRequest) -> Result<Planned> {
         volume((!mount.source.is_empty()).then(|| mount.source.clone()), target, "z".to_owned());
     planned.point.rw = !mount.read_only;
     planned.no_copy = mount.no_copy;
+    if !mount.subpath.is_empty() {
+        planned.point.subpath = Some(check_subpath(&mount.subpath)?);
+        // It has to be there: nothing is made, and thus nothing copied.
+        planned.no_copy = true;
+    }
     planned.labels.clone_from(&mount.labels);
     if let Some((driver, options)) = &mount.driver {
         if !driver.is_empty() {
@@ -293,6 +332,23 @@ fn volume_request(mount: &MountRequest) -> Result<Planned> {
         planned.driver_options.clone_from(options);
     }
     Ok(planned)
+}
+
+/// A path inside a volume.
+fn check_subpath(subpath: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(subpath);
+    let inside = path.components().try_fold(0_usize, |depth, part| match part {
+        Component::Normal(_) => Some(depth + 1),
+        Component::CurDir => Some(depth),
+        Component::ParentDir => depth.checked_sub(1),
+        Component::RootDir | Component::Prefix(_) => None,
+    });
+    match inside {
+        Some(_) => Ok(path),
+        None => Err(EngineError::invalid(
+            "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+        )),
+    }
 }
 
 fn tmpfs_request(mount: &MountRequest) -> Result<Planned> {
@@ -309,7 +365,21 @@ fn tmpfs_request(mount: &MountRequest) -> Result<Planned> {
     planned.point.options = vec!["noexec".to_owned(), "nosuid".to_owned(), "nodev".to_owned()];
     planned.point.options.extend(mount.tmpfs_size.map(|size| format!("size={size}")));
     planned.point.options.extend(mount.tmpfs_mode.map(|mode| format!("mode={mode:o}")));
+    for option in &mount.tmpfs_options {
+        planned.point.options.push(tmpfs_option(option)?);
+    }
     Ok(planned)
+}
+
+/// One of those that the API takes in a list, each alone or with a value; as with Docker, these two and no other.
+fn tmpfs_option(option: &[String]) -> Result<String> {
+    match option.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [flag @ ("exec" | "noexec")] => Ok(flag.to_owned()),
+        _ => Err(EngineError::invalid(format!(
+            "invalid mount config for type \"tmpfs\": unknown option {:?}: only \"exec\" and \"noexec\" are allowed",
+            option.join("=")
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -420,6 +490,10 @@ mod tests {
             driver: None,
             tmpfs_size: None,
             tmpfs_mode: None,
+            tmpfs_options: Vec::new(),
+            read_only_non_recursive: false,
+            read_only_force_recursive: false,
+            subpath: String::new(),
         };
         let host = HostConfig { mounts: vec![mount], ..HostConfig::default() };
         assert_eq!(

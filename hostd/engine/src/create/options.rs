@@ -18,16 +18,18 @@ pub(super) fn unsupported<T>(field: &str, value: &str) -> Result<T> {
     Err(EngineError::unsupported(format!("{field} {value:?} is not supported by this engine")))
 }
 
-/// Checks all that can be checked before anything is made; gives warnings for the client.
+/// Checks all that can be checked before anything is made; gives warnings for the client. `asks_ports`: the client
+/// exposes ports, besides those of the image, which are in `config` too.
 pub(super) fn check(
     config: &ContainerConfig,
+    asks_ports: bool,
     host: &mut HostConfig,
     machine: &Machine,
     defaults: &Defaults,
 ) -> Result<Vec<String>> {
     check_config(config)?;
     fill_in(host, machine, defaults);
-    check_network(config, host)?;
+    check_network(config, host, asks_ports)?;
     namespaces::check(config, host, defaults.id_map.is_some())?;
     security::check(host, &defaults.security)?;
     check_sysctls(host)?;
@@ -110,7 +112,7 @@ fn fill_in(host: &mut HostConfig, machine: &Machine, defaults: &Defaults) {
     }
 }
 
-fn check_network(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+fn check_network(config: &ContainerConfig, host: &HostConfig, asks_ports: bool) -> Result<()> {
     let mode = host.network_mode.as_str();
     if let Some(target) = target_container(mode) {
         if target.is_empty() {
@@ -127,6 +129,9 @@ fn check_network(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
         }
         if !host.port_bindings.is_empty() || host.publish_all_ports {
             return refuse("conflicting options: port publishing and the container type network mode");
+        }
+        if asks_ports {
+            return refuse("conflicting options: port exposing and the container type network mode");
         }
     } else if !matches!(mode, "bridge" | "host" | "none") {
         // Not `NotFound`: of a create, clients take that for a missing image, and pull it.
@@ -176,21 +181,11 @@ pub(super) fn check_mac(mac: Option<&str>, host: &HostConfig) -> Result<()> {
 }
 
 /// The runtime by its name, the default's where there was none.
-pub(super) fn check_runtime(host: &mut HostConfig, runtimes: &Runtimes, userns: bool) -> Result<()> {
+pub(super) fn check_runtime(host: &mut HostConfig, runtimes: &Runtimes) -> Result<()> {
     if host.runtime.is_empty() {
         runtimes.default_name().clone_into(&mut host.runtime);
     }
-    let other = runtimes.find(&host.runtime)?;
-    if other.is_some() && host.init == Some(true) {
-        return unsupported("HostConfig.Init with HostConfig.Runtime", &host.runtime);
-    }
-    if other.is_some() && namespaces::in_userns(host, userns) {
-        return Err(EngineError::unsupported(format!(
-            "HostConfig.Runtime {:?} is not supported by this engine in a user namespace: run the container with \
-             UsernsMode \"host\"",
-            host.runtime
-        )));
-    }
+    runtimes.find(&host.runtime)?;
     Ok(())
 }
 
@@ -339,7 +334,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let check = |config: ContainerConfig, mut host: HostConfig| {
-            check(&config, &mut host, &Machine::everything(2), &Defaults::default())
+            check(&config, false, &mut host, &Machine::everything(2), &Defaults::default())
                 .map(drop)
                 .unwrap_err()
                 .message

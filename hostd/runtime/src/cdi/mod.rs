@@ -260,7 +260,8 @@ fn mount(asked: &document::Mount) -> Result<Mount, String> {
             other => return Err(format!("mount on {path:?} has unsupported option {other:?}")),
         }
     }
-    let kind = MountKind::Bind { source: asked.host_path.clone().into(), propagation, recursive, attributes };
+    let source = asked.host_path.clone().into();
+    let kind = MountKind::Bind { source, propagation, recursive, attributes, shallow: false, subpath: None };
     Ok(Mount { destination: path.clone(), kind, read_only })
 }
 

@@ -32,7 +32,7 @@ const STANDARD: [(&str, u32, u32); 6] = [
 const DEEPEST: u32 = 8;
 
 /// A device node to make.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     path: String,
     node: DeviceNode,
@@ -41,7 +41,7 @@ pub(crate) struct Node {
 impl Node {
     /// As `linux.devices` of the OCI runtime specification has it; `None` for what every runtime makes by itself.
     pub(crate) fn oci(&self) -> Option<Value> {
-        if STANDARD.iter().any(|(path, ..)| *path == self.path) {
+        if self.is_standard() {
             return None;
         }
         let node = &self.node;
@@ -57,6 +57,10 @@ impl Node {
     }
 
     /// Where it is to be.
+    fn is_standard(&self) -> bool {
+        STANDARD.iter().any(|(path, ..)| *path == self.path)
+    }
+
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
@@ -216,6 +220,20 @@ pub(crate) fn bind(root: &Root, dev: &OwnedFd, elsewhere: &[Node]) -> Attempt<()
         rustix::fs::unlinkat(dev, &name, AtFlags::empty()).doing(doing)?;
     }
     Ok(())
+}
+
+/// Makes the nodes besides the standard ones in the directory `at`, for another runtime to bind: the container's root
+/// can make none. Each with the path that it is to have.
+pub(crate) fn bring(nodes: &[Node], map: &IdMap, at: &str) -> Attempt<Vec<(String, String)>> {
+    let own: Vec<Node> = nodes.iter().filter(|node| !node.is_standard()).cloned().collect();
+    if own.is_empty() {
+        return Ok(Vec::new());
+    }
+    let made = dev(&[], &own, map)?;
+    fs::create_dir(at).doing(|| format!("make {at}"))?;
+    move_to(&made, Root::at(at)?.fd()).doing(|| format!("mount {at}"))?;
+    let one = |(number, node): (usize, &Node)| (format!("{at}/{}", brought_along(number)), node.path.clone());
+    Ok(own.iter().enumerate().map(one).collect())
 }
 
 /// What a node is called in `/dev` until it is put elsewhere.

@@ -13,7 +13,7 @@ use crate::cgroup::CgroupMount;
 use crate::spec::{ContainerSpec, IdMap, MASKED_PATHS, Mount, MountKind, NsMode, READONLY_PATHS};
 use crate::wire::{Attempt, Doing, Failure};
 use hostd_sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -221,9 +221,16 @@ pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
 /// Opens what is to be mounted; what is made for it belongs to the container's users of `map`, where there is one.
 pub(crate) fn open_source(mount: &Mount, map: Option<&IdMap>) -> Attempt<Source> {
     let (fd, make, changes) = match &mount.kind {
-        MountKind::Bind { source, propagation, recursive, attributes } => {
-            let set = attributes | if mount.read_only { RDONLY } else { 0 };
-            bind(source, propagation.as_deref(), *recursive, set)?
+        MountKind::Bind { source, propagation, recursive, attributes, shallow, subpath } => {
+            let read_only = if mount.read_only { RDONLY } else { 0 };
+            let (deep, top) = if *shallow { (0, read_only) } else { (read_only, 0) };
+            let fd = clone_source(source, subpath.as_deref(), *recursive)?;
+            let (make, mut changes) =
+                bind(&fd, source, propagation.as_deref(), *recursive, attributes | deep)?;
+            if top != 0 {
+                changes.push((MountAttr { set: top, ..MountAttr::default() }, false));
+            }
+            (fd, make, changes)
         }
         MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only, map)?, Make::Dir, Vec::new()),
     };
@@ -250,16 +257,39 @@ pub(crate) fn foreign_shm(ipc: NsMode) -> Attempt<OwnedFd> {
     shm
 }
 
-/// A clone of what is at `source`, and what makes it what it is to be in the container.
+/// A clone of what is at `source`, or at a path below it.
+pub(crate) fn clone_source(source: &Path, subpath: Option<&Path>, recursive: bool) -> Attempt<OwnedFd> {
+    let Some(subpath) = subpath else {
+        return clone_tree(CWD, source, recursive).doing(|| format!("bind {}", source.display()));
+    };
+    let doing = || format!("access path {}", source.join(subpath).display());
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let top = rustix::fs::open(source, flags | OFlags::DIRECTORY, Mode::empty()).doing(doing)?;
+    // What a container has put there must not lead out of it.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let place = loop {
+        match rustix::fs::openat2(&top, subpath, flags, Mode::empty(), resolve) {
+            // A rename elsewhere raced with "..".
+            Err(Errno::AGAIN) => {}
+            Err(Errno::XDEV) => {
+                return Err(Failure::new(format!("cannot {}: path escapes from its volume", doing())));
+            }
+            result => break result.doing(doing)?,
+        }
+    };
+    clone_tree(&place, Path::new(""), recursive).doing(doing)
+}
+
+/// What makes the clone `fd` of `source` what it is to be in the container.
 fn bind(
+    fd: &OwnedFd,
     source: &Path,
     propagation: Option<&str>,
     recursive: bool,
     set: u64,
-) -> Attempt<(OwnedFd, Make, Changes)> {
+) -> Attempt<(Make, Changes)> {
     let doing = || format!("bind {}", source.display());
-    let fd = clone_tree(CWD, source, recursive).doing(doing)?;
-    let make = if is_dir(&fd).doing(doing)? { Make::Dir } else { Make::File };
+    let make = if is_dir(fd).doing(doing)? { Make::Dir } else { Make::File };
     let (kind, deep) = match propagation.unwrap_or("rprivate") {
         "" | "rprivate" => (libc::MS_PRIVATE, true),
         "private" => (libc::MS_PRIVATE, false),
@@ -273,7 +303,7 @@ fn bind(
     if set != 0 && recursive && !deep {
         changes.push((MountAttr { set, ..MountAttr::default() }, true));
     }
-    Ok((fd, make, changes))
+    Ok((make, changes))
 }
 
 /// A tmpfs with mount(8)'s options on top of Docker's defaults.

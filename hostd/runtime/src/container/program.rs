@@ -293,6 +293,11 @@ pub(crate) fn become_init(
     if hostd_sys::fork::close_inherited(3).is_err() || privileges.finish().is_err() {
         hostd_sys::fork::exit_now(1);
     }
+    attend(child, &all)
+}
+
+/// Forwards signals, all of which are blocked, to `child`, reaps, and ends as `child` does.
+pub(crate) fn attend(child: i32, all: &nix::sys::signal::SigSet) -> ! {
     loop {
         match all.wait() {
             Ok(nix::sys::signal::Signal::SIGCHLD) => reap_until(child),

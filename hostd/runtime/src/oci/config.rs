@@ -8,12 +8,16 @@ use crate::container::devices::Node;
 use crate::container::identity::User;
 use crate::container::mounts::replaced;
 use crate::seccomp;
-use crate::spec::{ContainerSpec, DeviceLimit, Mount, MountKind, NsMode, Resources, Seccomp};
+use crate::spec::{ContainerSpec, DeviceLimit, Extent, Mount, MountKind, NsMode, Resources, Seccomp};
 use crate::spec::{MASKED_PATHS, READONLY_PATHS};
 use crate::wire::{Attempt, Failure, chain};
 use hostd_sys::mount::{NODEV, NOEXEC, NOSUID};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where POSIX message queues are.
+const MQUEUE: &str = "/dev/mqueue";
 
 /// What `config.json` is made of besides the spec.
 #[derive(Debug)]
@@ -24,12 +28,16 @@ pub(crate) struct Config<'a> {
     pub(crate) user: &'a User,
     /// Devices besides the standard ones.
     pub(crate) nodes: &'a [Node],
+    /// Device nodes to bind, where the runtime cannot make them, and the paths that they are to have.
+    pub(crate) bound_devices: &'a [(String, String)],
     /// Absolute path of the mounted root file system.
     pub(crate) rootfs: &'a str,
     /// As the runtime's cgroup manager takes it.
     pub(crate) cgroup: &'a str,
     /// A path to the network namespace; `None` is the host's.
     pub(crate) netns: Option<&'a str>,
+    /// A path to the user namespace; `None` is the host's.
+    pub(crate) userns: Option<&'a str>,
     /// A directory that is to be `/dev/shm`, where it is another container's.
     pub(crate) shm: Option<&'a str>,
 }
@@ -40,8 +48,7 @@ impl Config<'_> {
         // Field by field, so that a new one cannot be forgotten here.
         let ContainerSpec {
             id: _,
-            // Refused before it comes to this.
-            id_map: _,
+            id_map,
             args,
             env,
             cwd,
@@ -115,6 +122,8 @@ impl Config<'_> {
             "annotations": annotations,
             "linux": {
                 "namespaces": self.namespaces(),
+                "uidMappings": id_map.as_ref().map(|map| extents(&map.uids)),
+                "gidMappings": id_map.as_ref().map(|map| extents(&map.gids)),
                 "devices": self.nodes.iter().filter_map(Node::oci).collect::<Vec<_>>(),
                 "cgroupsPath": self.cgroup,
                 "resources": limits_and_devices,
@@ -145,6 +154,7 @@ impl Config<'_> {
             }
         }
         list.extend(self.netns.map(|path| json!({ "type": "network", "path": path })));
+        list.extend(self.userns.map(|path| json!({ "type": "user", "path": path })));
         json!(list)
     }
 
@@ -159,13 +169,23 @@ impl Config<'_> {
             ("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
             ("/sys", "sysfs", &format!("nosuid,noexec,nodev,{sys}")),
             ("/sys/fs/cgroup", "cgroup", &format!("nosuid,noexec,nodev,{cgroup}")),
-            ("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
+            (MQUEUE, "mqueue", "nosuid,noexec,nodev"),
         ];
-        let standard = standard.into_iter().map(|(path, kind, options)| entry(path, kind, kind, options));
+        // In a user namespace that of the host cannot be mounted anew; a host without it shares none.
+        let hosts_mqueue = spec.id_map.is_some() && spec.namespaces.ipc == NsMode::Host;
+        let standard = standard
+            .into_iter()
+            .filter(|(path, ..)| !hosts_mqueue || *path != MQUEUE || Path::new(MQUEUE).exists())
+            .map(|(path, kind, options)| match path {
+                MQUEUE if hosts_mqueue => entry(path, "bind", path, "rbind,nosuid,noexec,nodev"),
+                _ => entry(path, kind, kind, options),
+            });
         let standard = standard.chain(self.shared_memory());
         let kept =
             standard.filter(|mount| !replaced(spec, mount["destination"].as_str().unwrap_or_default()));
-        kept.chain(spec.mounts.iter().map(|mount| self.mount(mount))).collect()
+        let devices = self.bound_devices.iter();
+        let devices = devices.map(|(node, path)| entry(path, "bind", node, "bind,rw,rprivate,nosuid,noexec"));
+        kept.chain(devices).chain(spec.mounts.iter().map(|mount| self.mount(mount))).collect()
     }
 
     /// `/dev/shm`: its own, another container's, or none.
@@ -183,7 +203,7 @@ impl Config<'_> {
         let mut options: Vec<String> = Vec::new();
         let mut add = |option: &str| options.push(option.to_owned());
         let (kind, source) = match &mount.kind {
-            MountKind::Bind { source, propagation, recursive, attributes } => {
+            MountKind::Bind { source, propagation, recursive, attributes, shallow, subpath: _ } => {
                 for (attribute, option) in [(NOSUID, "nosuid"), (NODEV, "nodev"), (NOEXEC, "noexec")] {
                     if attributes & attribute != 0 {
                         add(option);
@@ -192,10 +212,12 @@ impl Config<'_> {
                 add(if *recursive { "rbind" } else { "bind" });
                 add(if mount.read_only { "ro" } else { "rw" });
                 // The mounts below it too, where the kernel can.
-                if mount.read_only && *recursive && self.kernel.mount_setattr {
+                if mount.read_only && *recursive && !shallow && self.kernel.mount_setattr {
                     add("rro");
                 }
-                add(propagation.as_deref().filter(|p| !p.is_empty()).unwrap_or("rprivate"));
+                let propagation = propagation.as_deref().filter(|p| !p.is_empty()).unwrap_or("rprivate");
+                // Crun takes the "r" for one of the bind; where there is one mount it means nothing.
+                add(if *recursive { propagation } else { propagation.trim_start_matches('r') });
                 ("bind", source.to_string_lossy().into_owned())
             }
             MountKind::Tmpfs { options: wanted } => {
@@ -220,6 +242,12 @@ impl Config<'_> {
 fn entry(destination: &str, kind: &str, source: &str, options: &str) -> Value {
     let options: Vec<&str> = options.split(',').collect();
     json!({ "destination": destination, "type": kind, "source": source, "options": options })
+}
+
+/// Ids of a user namespace. It has them already; runtimes want to know which they are.
+fn extents(extents: &[Extent]) -> Value {
+    let one = |extent: &Extent| json!({ "containerID": extent.container, "hostID": extent.host, "size": extent.count });
+    extents.iter().map(one).collect()
 }
 
 /// How far mounts may travel: as far as the most talkative of the user's binds needs, in Docker's words.
@@ -337,6 +365,8 @@ mod tests {
                 propagation: Some(propagation.to_owned()),
                 recursive: true,
                 attributes: 0,
+                shallow: false,
+                subpath: None,
             },
             read_only: false,
         };

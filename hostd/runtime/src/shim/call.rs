@@ -51,7 +51,7 @@ pub(super) struct Given<'a> {
     /// Whether what it prepares is mounted for it alone.
     pub(super) own_mounts: bool,
     /// What the preparation needs.
-    pub(super) keep: Option<BorrowedFd<'a>>,
+    pub(super) keep: Vec<BorrowedFd<'a>>,
 }
 
 impl Caller {
@@ -80,7 +80,7 @@ impl Caller {
         let (pid, pidfd) = match clone_process(self.proof, flags, None).doing(doing)? {
             Cloned::Child => {
                 let mut keep = vec![theirs.as_fd(), mouth.as_fd()];
-                keep.extend(given.keep);
+                keep.extend(given.keep.iter().copied());
                 keep.extend(given.stdio.into_iter().flatten().map(AsFd::as_fd));
                 drop_others(&keep);
                 let Err(failure) = prepare().and_then(|()| become_runtime(&program, given, &mouth, parent));

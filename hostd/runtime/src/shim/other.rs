@@ -4,7 +4,9 @@
 //! ```text
 //! <bundle>/config.json    written where the root file system can be read: users are looked up there
 //! <bundle>/rootfs         the overlay, in the mount namespace of the runtime's `create` and nowhere else
-//! <bundle>/netns, shm     likewise: the network namespace and another container's /dev/shm, by path
+//! <bundle>/netns, userns  likewise: the network namespace and the user namespace, by path
+//! <bundle>/shm, part-N    likewise: another container's /dev/shm, and parts of volumes
+//! <bundle>/devices        likewise: the device nodes of a container whose root can make none
 //! <bundle>/runtime        the runtime's own state (`--root`)
 //! <bundle>/runtime.log    what it has to say about its last command
 //! ```
@@ -22,17 +24,23 @@ use crate::capabilities::CapSet;
 use crate::cgroup::Cgroup;
 use crate::container::identity::{self, User};
 use crate::container::rootfs::{self, Make, Root, normal};
-use crate::container::{Stdio, devices, mounts, resize};
+use crate::container::{Stdio, devices, mounts, remapped, resize};
 use crate::oci::{self, Config, Process};
-use crate::spec::{ContainerSpec, ExecSpec, NetNs, NsMode, Resources, Stdin, TtySize, Ulimit};
+use crate::spec::{
+    ContainerSpec, ExecSpec, IdMap, Mount, MountKind, NetNs, NsMode, Resources, Stdin, TtySize, Ulimit,
+};
 use crate::wire::{self, Attempt, Doing, Failure};
 use crate::{Kernel, Streams};
 use hostd_sys::fork::SingleThreaded;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 /// Where a runtime hands over terminals. Relative: the path of a deep exec root is too long for a socket's address.
 const CONSOLE: &str = "console.sock";
@@ -55,6 +63,72 @@ struct Other {
     group_add: Vec<String>,
     oom_score_adj: i32,
     apparmor: Option<String>,
+    /// Whose ids its processes have, in a user namespace.
+    id_map: Option<IdMap>,
+}
+
+/// A part of a volume: runtimes take paths, and one into a volume could be led astray on its way.
+#[derive(Debug)]
+struct Part {
+    source: PathBuf,
+    subpath: PathBuf,
+    recursive: bool,
+    /// Where it is for the runtime, in the bundle.
+    place: PathBuf,
+}
+
+impl Part {
+    /// Has the mounts that are parts of a volume come from the bundle.
+    fn take_out(mounts: &mut [Mount], bundle: &str) -> Vec<Self> {
+        let mut parts = Vec::new();
+        for mount in mounts {
+            let MountKind::Bind { source, subpath, recursive, .. } = &mut mount.kind else { continue };
+            let Some(subpath) = subpath.take() else { continue };
+            let place = PathBuf::from(format!("{bundle}/part-{}", parts.len()));
+            let source = std::mem::replace(source, place.clone());
+            parts.push(Self { source, subpath, recursive: *recursive, place });
+        }
+        parts
+    }
+
+    fn put_in_place(&self) -> Attempt<()> {
+        let Self { source, subpath, recursive, place } = self;
+        let doing = || format!("mount {}", place.display());
+        let fd = mounts::clone_source(source, Some(subpath), *recursive)?;
+        if rootfs::is_dir(&fd).doing(doing)? {
+            fs::create_dir(place).doing(doing)?;
+        } else {
+            fs::write(place, "").doing(doing)?;
+        }
+        let at = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(doing)?;
+        rootfs::move_to(&fd, &at).doing(doing)
+    }
+}
+
+/// Namespaces that were made before, or are another container's.
+#[derive(Debug)]
+struct Joined<'a> {
+    net: Option<&'a OwnedFd>,
+    user: Option<&'a OwnedFd>,
+}
+
+impl<'a> Joined<'a> {
+    fn fds(&self) -> Vec<BorrowedFd<'a>> {
+        [self.net, self.user].into_iter().flatten().map(AsFd::as_fd).collect()
+    }
+
+    /// Gives them paths in the bundle: the network's and the user's.
+    fn put_in_place(&self, place: &dyn Fn(&str) -> String) -> Attempt<(Option<String>, Option<String>)> {
+        let put = |fd: Option<&OwnedFd>, name: &str| {
+            let Some(fd) = fd else { return Ok(None) };
+            let path = place(name);
+            let doing = || format!("give a namespace the path {path}");
+            fs::write(&path, "").doing(doing)?;
+            rustix::mount::mount_bind(format!("/proc/self/fd/{}", fd.as_raw_fd()), &path).doing(doing)?;
+            Ok(Some(path))
+        };
+        Ok((put(self.net, "netns")?, put(self.user, "userns")?))
+    }
 }
 
 /// What stands beside the spec of a container to create.
@@ -85,14 +159,18 @@ pub(super) fn create(mut spec: ContainerSpec, setting: Setting) -> Attempt<Shim>
         group_add: spec.group_add.clone(),
         oom_score_adj: spec.oom_score_adj.unwrap_or(0),
         apparmor: spec.apparmor.clone(),
+        id_map: spec.id_map.clone(),
     };
+    let parts = Part::take_out(&mut spec.mounts, &other.caller.bundle);
     let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
         NetNs::Host => None,
         NetNs::Fd(fd) => Some(fd),
     };
+    let user = spec.namespaces.user.take();
+    let joined = Joined { net: netns.as_ref(), user: user.as_ref() };
     let layer = LayerLock::take_within(&spec.rootfs, OCCUPIED)?;
     let built = other
-        .first_process(&spec, kernel, &cgroup_path, netns.as_ref())
+        .first_process(&spec, &parts, kernel, &cgroup_path, &joined)
         .and_then(|made| Ok((Pins::hold(made.0, layer)?, made)));
     let (pins, (pid, pidfd, mut streams)) = built.inspect_err(|_| {
         // The error that counts is the first one.
@@ -111,25 +189,34 @@ impl Other {
     fn first_process(
         &self,
         spec: &ContainerSpec,
+        parts: &[Part],
         kernel: Kernel,
         cgroup: &str,
-        netns: Option<&OwnedFd>,
+        joined: &Joined<'_>,
     ) -> Attempt<(i32, OwnedFd, ProcessStreams)> {
         for dir in ["rootfs", "shm", "runtime"] {
             fs::create_dir(dir).doing(|| format!("make {dir} in the bundle"))?;
         }
-        fs::write("netns", "").doing(|| "make netns in the bundle".into())?;
+        if let Some(map) = &spec.id_map {
+            // Whom the runtime becomes before it goes to the root file system.
+            let (_, gid) = remapped::root_of(map)?;
+            let doing = || "open the bundle to the container's root".to_owned();
+            rustix::fs::chown(".", None, Some(gid)).doing(doing)?;
+            rustix::fs::chmod(".", Mode::from_raw_mode(0o710)).doing(doing)?;
+        }
         let nodes = devices::gather(spec);
         let bundle = &self.caller.bundle;
         let prepare = || {
             let place = |name: &str| format!("{bundle}/{name}");
             rootfs::cut_off(spec, bundle)?;
             drop(rootfs::mount(&spec.rootfs, kernel, &place("rootfs"))?);
-            let (netns, shm) = (netns.map(|fd| (fd, place("netns"))), place("shm"));
-            if let Some((fd, path)) = &netns {
-                rustix::mount::mount_bind(format!("/proc/self/fd/{}", fd.as_raw_fd()), path)
-                    .doing(|| "give the network namespace a path".into())?;
-            }
+            let (netns, userns) = joined.put_in_place(&place)?;
+            let shm = place("shm");
+            parts.iter().try_for_each(Part::put_in_place)?;
+            let bound_devices = match &spec.id_map {
+                Some(map) => devices::bring(&nodes, map, &place("devices"))?,
+                None => Vec::new(),
+            };
             let foreign_shm = spec.namespaces.ipc != NsMode::Private && !mounts::replaced(spec, "/dev/shm");
             if foreign_shm {
                 let fd = mounts::foreign_shm(spec.namespaces.ipc)?;
@@ -137,16 +224,18 @@ impl Other {
             }
             let root = Root::at(&place("rootfs"))?;
             let user = identity::resolve(&root, &spec.user, &spec.group_add)?;
-            make_cwd(&root, spec)?;
+            make_cwd_as_root(&root, spec)?;
             let config = Config {
                 spec,
                 kernel,
                 caps: self.caps,
                 user: &user,
-                nodes: &nodes,
+                nodes: if spec.id_map.is_some() { &[] } else { &nodes },
+                bound_devices: &bound_devices,
                 rootfs: &place("rootfs"),
                 cgroup,
-                netns: netns.as_ref().map(|(_, path)| path.as_str()),
+                netns: netns.as_deref(),
+                userns: userns.as_deref(),
                 shm: foreign_shm.then_some(&shm),
             };
             write_json(&place("config.json"), &config.oci()?)?;
@@ -161,7 +250,7 @@ impl Other {
             out: true,
             err: true,
         };
-        let given = Given { own_mounts: true, keep: netns.map(AsFd::as_fd), ..Given::default() };
+        let given = Given { own_mounts: true, keep: joined.fds(), ..Given::default() };
         self.process("create", &command, wanted, given, prepare).map_err(|failure| match failure {
             failure if failure.whole => Failure {
                 message: format!(
@@ -188,7 +277,7 @@ impl Other {
         let (mut streams, stdio) = if wanted.tty {
             (ProcessStreams::default(), None)
         } else {
-            match pipes(wanted.stdin, wanted.out, wanted.err, None)? {
+            match pipes(wanted.stdin, wanted.out, wanted.err, self.id_map.as_ref())? {
                 (ours, Stdio::Pipes(theirs)) => (ours, Some(theirs)),
                 (ours, Stdio::Terminal(_)) => (ours, None),
             }
@@ -325,6 +414,19 @@ fn in_words(what: &str, failure: Failure, streams: &ProcessStreams) -> Failure {
     Failure { message: format!("OCI runtime {what} failed: {message}{colon}{more}"), ..failure }
 }
 
+/// Makes the working directory as the container's root would, whose it then is.
+fn make_cwd_as_root(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
+    use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+    let Some(map) = &spec.id_map else { return make_cwd(root, spec) };
+    let (uid, gid) = remapped::root_of(map)?;
+    // This process becomes the runtime, which is to be the host's root.
+    let (own_gid, own_uid) = (setfsgid(Gid::from_raw(gid.as_raw())), setfsuid(Uid::from_raw(uid.as_raw())));
+    let made = make_cwd(root, spec);
+    setfsuid(own_uid);
+    setfsgid(own_gid);
+    made
+}
+
 /// Makes the working directory where it is missing and no mount will bring it.
 fn make_cwd(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
     let cwd = normal(&spec.cwd);
@@ -333,8 +435,11 @@ fn make_cwd(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
     if mounted || own { Ok(()) } else { root.place(&format!("/{}", cwd.join("/")), Make::Dir).map(drop) }
 }
 
+/// Environments hold secrets, and the bundle may be open to others.
 fn write_json(path: &str, value: &serde_json::Value) -> Attempt<()> {
-    fs::write(path, value.to_string()).doing(|| format!("write {path}"))
+    let mut options = fs::File::options();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(value.to_string().as_bytes())).doing(|| format!("write {path}"))
 }
 
 /// The socket that a terminal's master is handed over on.

@@ -103,7 +103,14 @@ pub(crate) async fn a_layer_that_is_written_to_from_outside_is_not_mounted_by_a_
 
 pub(crate) async fn a_mounted_dev_leaves_the_images_alone(host: Host) {
     let mut spec = host.spec("test -c /dev/null && test -c /mine && ls /dev/pts");
-    let kind = MountKind::Bind { source: "/dev".into(), propagation: None, recursive: false, attributes: 0 };
+    let kind = MountKind::Bind {
+        source: "/dev".into(),
+        propagation: None,
+        recursive: false,
+        attributes: 0,
+        shallow: false,
+        subpath: None,
+    };
     spec.mounts = vec![Mount { destination: "/dev".into(), kind, read_only: false }];
     let device = |path: &str| Device {
         path_on_host: "/dev/zero".into(),

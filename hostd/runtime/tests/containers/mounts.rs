@@ -33,6 +33,8 @@ pub(crate) async fn binds_tmpfs_and_devices_are_there(host: Host) {
         propagation: None,
         recursive: true,
         attributes: 0,
+        shallow: false,
+        subpath: None,
     };
     spec.mounts = vec![
         Mount { destination: "/a/b".into(), kind: bind(&shared), read_only: false },
@@ -65,7 +67,14 @@ pub(crate) async fn read_only_binds_are_so_at_every_depth_and_keep_their_options
     let mut spec = host.spec("touch /here/x; touch /here/deep/x; mount | grep ' /here'");
     let bind = |propagation: Option<&str>| {
         let propagation = propagation.map(str::to_owned);
-        MountKind::Bind { source: shared.clone(), propagation, recursive: true, attributes: 0 }
+        MountKind::Bind {
+            source: shared.clone(),
+            propagation,
+            recursive: true,
+            attributes: 0,
+            shallow: false,
+            subpath: None,
+        }
     };
     spec.mounts = vec![Mount { destination: "/here".into(), kind: bind(None), read_only: true }];
     let (_, out, err) = host.run(spec).await;
@@ -152,7 +161,14 @@ pub(crate) async fn what_a_machine_shows_of_itself_in_proc_can_be_covered(host: 
     fs::write(&file, "12.34 56.78\n").unwrap();
     let bind = |to: &str| Mount {
         destination: to.into(),
-        kind: MountKind::Bind { source: file.clone(), propagation: None, recursive: true, attributes: 0 },
+        kind: MountKind::Bind {
+            source: file.clone(),
+            propagation: None,
+            recursive: true,
+            attributes: 0,
+            shallow: false,
+            subpath: None,
+        },
         read_only: false,
     };
     let mut spec = host.spec("cat /proc/uptime");
