@@ -8,6 +8,7 @@
 use crate::commands::container::{self, ContainerCommand};
 use crate::commands::machine::{self, MachineCommand};
 use crate::commands::version::{self, VersionArgs};
+use crate::connect::Via;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::store::MachineName;
@@ -32,6 +33,9 @@ struct Globals {
     /// Machine that container commands go to, instead of the active one
     #[arg(short, long, global = true, env = "BERTH_MACHINE", value_name = "MACHINE")]
     machine: Option<String>,
+    /// How to reach engines, instead of as their machines' records say; create and provision set that
+    #[arg(long, global = true, env = "BERTH_VIA", value_name = "WAY", value_enum)]
+    via: Option<Via>,
 }
 
 /// Parses the command line and runs the command.
@@ -48,7 +52,10 @@ pub(crate) fn run(argv: Vec<OsString>) -> Result<ExitCode, CliError> {
 }
 
 fn context(matches: &ArgMatches) -> Result<Context, CliError> {
-    Context::new(matches.get_one::<String>("machine").cloned())
+    let via = matches.get_one::<Via>("via").copied();
+    let told = matches.value_source("via") == Some(ValueSource::CommandLine);
+    let context = Context::new(matches.get_one::<String>("machine").cloned(), via)?;
+    Ok(Context { told_via: via.filter(|_| told), ..context })
 }
 
 fn parse(argv: &[OsString]) -> Result<ArgMatches, CliError> {
@@ -190,7 +197,7 @@ fn with_group(argv: &[OsString], verb: &str, group: &str) -> Vec<OsString> {
 fn verb_position(argv: &[OsString], verb: &str) -> usize {
     let mut at = 1;
     while let Some(arg) = argv.get(at) {
-        if arg == "-m" || arg == "--machine" {
+        if arg == "-m" || arg == "--machine" || arg == "--via" {
             at += 2;
         } else if arg == verb {
             return at;

@@ -1,5 +1,6 @@
 //! What every command gets besides its own arguments.
 
+use crate::connect::Via;
 use crate::error::CliError;
 use crate::store::{Machine, MachineName, Store};
 use std::future::Future;
@@ -9,17 +10,22 @@ use std::path::PathBuf;
 ///
 /// A command is a struct of clap arguments and `fn run(args, &Context) -> Result<ExitCode, CliError>`; one that
 /// talks to the network wraps its body in [`Context::block_on`].
+#[derive(Clone, Debug)]
 pub(crate) struct Context {
     /// Machines on disk.
     pub(crate) store: Store,
     /// `--machine`, or else `$BERTH_MACHINE`.
     pub(crate) machine: Option<String>,
+    /// `--via` on the command line: what `create` and `provision` write into the record. `$BERTH_VIA` is not meant for
+    /// that.
+    pub(crate) told_via: Option<Via>,
 }
 
 impl Context {
     /// The context of a command line.
-    pub(crate) fn new(machine: Option<String>) -> Result<Self, CliError> {
-        Ok(Self { store: Store::at(home()?), machine: machine.filter(|name| !name.is_empty()) })
+    pub(crate) fn new(machine: Option<String>, via: Option<Via>) -> Result<Self, CliError> {
+        let store = Store::at(home()?).via(via);
+        Ok(Self { store, machine: machine.filter(|name| !name.is_empty()), told_via: None })
     }
 
     /// Runs async work to its end. The runtime is made here, since commands that only read the store need none.

@@ -76,6 +76,15 @@ impl CliError {
         line.replace('\n', " ")
     }
 
+    /// The same with what the user can do about it, for those who see one text alone.
+    pub(crate) fn with_hint(&self) -> String {
+        let line = self.one_line();
+        match &self.hint {
+            Some(hint) => format!("{line} ({})", hint.replace('\n', "; ")),
+            None => line,
+        }
+    }
+
     /// Tells the user, in three steps.
     pub(crate) fn print(&self) {
         crate::ui::stderr(&format!("error: {}", self.what));

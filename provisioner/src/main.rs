@@ -7,16 +7,20 @@
 //!
 //! ```text
 //! argv ─ cli ─▶ Context ─▶ commands::machine ───▶ store · drivers · ssh · provision
-//!                     └──▶ commands::container ─▶ connect ─▶ engine API (mutual TLS)
+//!                     └──▶ commands::container ─▶ connect ─▶ engine API (mutual TLS, SSH)
 //! ```
+//! [`proxy`] does for plain Docker clients what container commands do themselves.
+//!
 //! Data goes to stdout, everything else to stderr (see [`ui`]); a failure is an [`error::CliError`].
 
 mod cli;
 mod commands;
 mod connect;
 mod context;
+mod contexts;
 mod error;
 mod provision;
+mod proxy;
 mod ssh;
 mod store;
 mod ui;

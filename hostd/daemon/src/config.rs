@@ -17,6 +17,8 @@ use tracing::level_filters::LevelFilter;
 
 /// Where to listen unless told.
 const DEFAULT_HOST: &str = "unix:///run/hostd.sock";
+/// The socket of [`DEFAULT_HOST`].
+pub(crate) const DEFAULT_SOCKET: &str = "/run/hostd.sock";
 /// Where `ca.pem`, `cert.pem` and `key.pem` are looked for unless told.
 const CERTIFICATES: &str = "/etc/hostd";
 

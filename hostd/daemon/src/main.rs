@@ -6,10 +6,11 @@
 //!   listen       unix sockets, tcp, sockets from the service manager; tls over those that need it
 //!   serve        accepts, and hands each connection to the API until told to stop
 //! ```
-//! The same program, called with [`hostd_runtime::SHIM_ARG`] first, is the parent of one container, and called as
-//! `docker-init`, process 1 of one that another runtime has built.
+//! The same program, called with [`hostd_runtime::SHIM_ARG`] first, is the parent of one container, called as `docker-init`
+//! process 1 of one that another runtime has built, and with [`dial::ARG`] a connection to the daemon.
 
 mod config;
+mod dial;
 mod failure;
 mod group;
 mod limits;
@@ -45,8 +46,13 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == hostd_runtime::SHIM_ARG) {
         hostd_runtime::shim_main();
     }
-    hostd_sys::process::limit_malloc(2);
-    match run(&settings::Flags::parse()) {
+    let result = if std::env::args_os().nth(1).is_some_and(|arg| arg == dial::ARG) {
+        dial::run(std::env::args_os().skip(2))
+    } else {
+        hostd_sys::process::limit_malloc(2);
+        run(&settings::Flags::parse())
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print();

@@ -30,6 +30,22 @@ pub(crate) enum ConnectError {
         /// The reason.
         source: hyper::Error,
     },
+    /// No SSH session carries a connection to the engine.
+    #[error("connect over SSH")]
+    Ssh(#[source] crate::ssh::SshError),
+    /// Neither of two ways leads there.
+    #[error("{}, and neither does {tunnel} lead there: {}", chain(.direct.as_ref()), chain(.tunnelled.as_ref()))]
+    Neither {
+        /// Why the first did not.
+        direct: Box<ConnectError>,
+        /// Where SSH is.
+        tunnel: String,
+        /// Why that did not.
+        tunnelled: Box<ConnectError>,
+    },
+    /// The machine has no SSH, and was to be reached by it.
+    #[error("it has no SSH")]
+    NoSsh,
     /// The machine's URL is none.
     #[error("`{url}` is no address of an engine")]
     Url {
@@ -49,7 +65,33 @@ pub(crate) enum ConnectError {
     },
 }
 
+/// An error and its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 impl ConnectError {
+    /// Whether the machine was not reached in this way, so that another may do; trust that fails is no such case.
+    pub(super) fn is_unreachable(&self) -> bool {
+        use io::ErrorKind as K;
+        match self {
+            Self::Dial { .. } => true,
+            // Forwarders and firewalls accept a connection first, and cut it then.
+            Self::Tls { source, .. } => matches!(
+                source.kind(),
+                K::UnexpectedEof | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::TimedOut
+            ),
+            _ => false,
+        }
+    }
+
     pub(super) fn dial(way: &Way, source: io::Error) -> Self {
         Self::Dial { to: way.to_string(), source }
     }

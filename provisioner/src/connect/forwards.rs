@@ -9,7 +9,7 @@ use crate::error::CliError;
 use crate::store::Machine;
 use drivers::driver::{Driver, Forward};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -41,6 +41,8 @@ struct Port {
 #[serde(rename_all = "PascalCase")]
 struct Container {
     #[serde(default)]
+    names: Option<Vec<String>>,
+    #[serde(default)]
     ports: Option<Vec<Port>>,
 }
 
@@ -71,11 +73,14 @@ impl Forwarder {
             |what: std::io::Error| CliError::new("cannot lock the machine's port forwards").because(what);
         let _lock = locked.await.map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)?;
         let mut wanted = running(engine).await.map_err(|e| super::failed("cannot list containers", e))?;
-        wanted.extend(more);
-        let wanted: Vec<_> = wanted.into_iter().collect();
-        driver.set_forwards(&wanted).await.map_err(|e| {
-            CliError::from(e)
-                .hint("choose another port of the laptop (`-p PORT:…`), or stop what uses this one")
+        let publishers = wanted.clone();
+        wanted.extend(more.iter().map(|forward| (*forward, String::new())));
+        let wanted: Vec<_> = wanted.into_keys().collect();
+        driver.set_forwards(&wanted).await.map_err(|error| {
+            let named = publishers_of(&publishers, &error.to_string());
+            let error = CliError::from(error);
+            let error = if named.is_empty() { error } else { CliError::new(named).because(error) };
+            error.hint("choose another port of the laptop (`-p PORT:…`), or stop what uses this one")
         })
     }
 
@@ -96,16 +101,38 @@ fn forward(udp: bool, host_ip: &str, port: u16) -> Option<Forward> {
     (port != 0 && !loopback).then_some(Forward { udp, host_ip: LAPTOP, host_port: port, guest_port: port })
 }
 
-async fn running(engine: &Engine) -> Result<BTreeSet<Forward>, EngineError> {
+/// What is published, and by which container.
+type Published = BTreeMap<Forward, String>;
+
+async fn running(engine: &Engine) -> Result<Published, EngineError> {
     let containers: Vec<Container> = engine.get("/containers/json").await?;
-    let ports = containers.into_iter().flat_map(|container| container.ports.unwrap_or_default());
-    Ok(ports
-        .filter_map(|port| match port.r#type.as_str() {
-            "udp" => forward(true, &port.ip, port.public_port?),
-            "tcp" => forward(false, &port.ip, port.public_port?),
-            _ => None,
+    let mut published = Published::new();
+    for container in containers {
+        let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+        let forwards =
+            container.ports.unwrap_or_default().into_iter().filter_map(|port| match port.r#type.as_str() {
+                "udp" => forward(true, &port.ip, port.public_port?),
+                "tcp" => forward(false, &port.ip, port.public_port?),
+                _ => None,
+            });
+        published.extend(forwards.map(|forward| (forward, name.trim_start_matches('/').to_owned())));
+    }
+    Ok(published)
+}
+
+/// Which containers publish the ports that a driver names in its refusal.
+fn publishers_of(published: &Published, refusal: &str) -> String {
+    let is_named = |port: u16| {
+        refusal.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.parse::<u16>() == Ok(port))
+    };
+    let named: Vec<String> = published
+        .iter()
+        .filter(|(forward, name)| is_named(forward.host_port) && !name.is_empty())
+        .map(|(forward, name)| {
+            format!("port {} of container `{name}` does not reach this computer", forward.host_port)
         })
-        .collect())
+        .collect();
+    named.join(", ")
 }
 
 #[cfg(test)]
@@ -119,5 +146,15 @@ mod tests {
         assert_eq!(forward(false, "::", 8080), Some(forwarded));
         assert_eq!(forward(false, "127.0.0.1", 8080), None);
         assert_eq!(forward(true, "", 0), None);
+    }
+
+    #[test]
+    fn a_port_that_is_refused_is_told_with_its_container() {
+        let published = Published::from([
+            (forward(false, "", 8080).unwrap(), "web".to_owned()),
+            (forward(false, "", 80).unwrap(), "other".to_owned()),
+        ]);
+        let told = publishers_of(&published, "cannot forward every port: port 8080 of 127.0.0.1 is taken");
+        assert_eq!(told, "port 8080 of container `web` does not reach this computer");
     }
 }

@@ -57,7 +57,7 @@ impl Wire {
     }
 
     async fn connect(&self) -> Result<SendRequest<Body>, ConnectError> {
-        let stream = TokioIo::new(self.way.dial().await?);
+        let stream = TokioIo::new(self.way.dial().await?.stream);
         let (sender, connection) = http1::handshake(stream).await.map_err(|e| self.broken(e))?;
         // Ends with the connection; errors reach the request that suffers from them.
         tokio::spawn(connection.with_upgrades());

@@ -1,40 +1,44 @@
-//! One question to an engine, over mutual TLS where the machine has certificates.
+//! One question to an engine, by the machine's way.
 
+use crate::connect::{self, ConnectError, Via, Way};
 use crate::error::{CliError, Doing as _};
-use crate::store::{Machine, authority, files};
+use crate::store::Machine;
 use bytes::Bytes;
 use drivers::driver::Driver;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 /// An answer larger than this is none that we asked for.
 const LARGEST: usize = 1 << 20;
 
 /// `GET path`, and the body of a 200.
-pub(crate) async fn get(machine: &Machine, driver: &dyn Driver, path: &str) -> Result<Bytes, CliError> {
-    let url = driver.url()?;
-    let (host, port) = authority(&url);
-    let stream = TcpStream::connect((host.as_str(), port)).await.doing(format!("cannot connect to {url}"))?;
-    let _ = stream.set_nodelay(true);
-    if !machine.has_tls() {
-        return ask(stream, path, &url).await;
-    }
-    let tls = machine.tls();
-    let read =
-        |path: &std::path::Path| files::read(path, 1 << 20).doing(format!("cannot read {}", path.display()));
-    let config = certs::client_config(&read(&tls.ca)?, &read(&tls.cert)?, &read(&tls.key)?)
-        .doing(format!("cannot use the certificates of machine `{}`", machine.name))?;
-    let name = machine.server_name(driver)?;
-    let name = ServerName::try_from(name).doing(format!("cannot verify {url}"))?;
-    let stream = tokio_rustls::TlsConnector::from(config)
-        .connect(name, stream)
-        .await
-        .doing(format!("cannot agree on TLS with {url}"))?;
-    ask(stream, path, &url).await
+pub(crate) async fn get(machine: &Machine, path: &str) -> Result<Bytes, CliError> {
+    let way = connect::way(machine).map_err(|error| unusable(machine, error))?;
+    get_by(machine, &way, path).await
+}
+
+/// The same by the way that the engine was set up for: TLS must do, unless SSH alone was chosen.
+pub(crate) async fn get_verifying(
+    machine: &Machine,
+    driver: &dyn Driver,
+    path: &str,
+) -> Result<Bytes, CliError> {
+    let way = match machine.via() {
+        Via::Ssh => connect::way(machine),
+        Via::Tls | Via::Auto => connect::direct(machine, driver),
+    };
+    get_by(machine, &way.map_err(|error| unusable(machine, error))?, path).await
+}
+
+fn unusable(machine: &Machine, error: ConnectError) -> CliError {
+    CliError::new(format!("cannot reach machine `{}`", machine.name)).because(error)
+}
+
+async fn get_by(machine: &Machine, way: &Way, path: &str) -> Result<Bytes, CliError> {
+    let dialled = way.dial().await.map_err(|error| unusable(machine, error))?;
+    ask(dialled.stream, path, &dialled.over).await
 }
 
 async fn ask(
@@ -69,8 +73,8 @@ async fn ask(
 }
 
 /// The engine's version, as `/version` tells it.
-pub(crate) async fn version(machine: &Machine, driver: &dyn Driver) -> Result<String, CliError> {
-    let body = get(machine, driver, "/version").await?;
+pub(crate) async fn version(machine: &Machine) -> Result<String, CliError> {
+    let body = get(machine, "/version").await?;
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Version {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! wait for SSH ─▶ probe ─▶ firewall tool ─▶ upload hostd ─▶ install: binary, certificates,
-//!                                                            configuration, service ─▶ verify over mutual TLS
+//!                                                            configuration, service ─▶ verify over mutual TLS (or SSH)
 //! ```
 //! It writes /usr/local/bin/hostd, /etc/hostd and a service, and nothing else on the machine: no updates, no change of
 //! the host's name, no other engine touched.
@@ -12,6 +12,7 @@ mod certificate;
 pub(crate) mod engine;
 mod script;
 
+use crate::connect::Via;
 use crate::error::{CliError, Doing as _};
 use crate::ssh::{Session, Target};
 use crate::store::{Machine, Store, authority};
@@ -29,17 +30,10 @@ pub(crate) const BOOT: Duration = Duration::from_secs(420);
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// Where a machine's SSH is.
-pub(crate) fn target(machine: &Machine, driver: &dyn Driver, store: &Store) -> Result<Target, CliError> {
-    let endpoint = driver.ssh()?.ok_or_else(|| {
+pub(crate) fn target(machine: &Machine, driver: &dyn Driver) -> Result<Target, CliError> {
+    machine.ssh_target(driver)?.ok_or_else(|| {
         CliError::new(format!("machine `{}` has no SSH", machine.name))
             .hint(format!("driver `{}` knows only its engine", machine.record.driver))
-    })?;
-    Ok(Target {
-        endpoint,
-        own_key: machine.dir().join("id_ed25519"),
-        pins: machine.record.ssh.host_keys.clone(),
-        accept_any: false,
-        known_hosts: store.home().join("known_hosts"),
     })
 }
 
@@ -51,7 +45,7 @@ pub(crate) async fn run(
     progress: &Progress,
     accept_host_key: bool,
 ) -> Result<(), CliError> {
-    let mut target = target(machine, driver, store)?;
+    let mut target = target(machine, driver)?;
     target.accept_any = accept_host_key;
     progress.step("Waiting for SSH");
     let session = wait_for_ssh(&target, driver).await?;
@@ -90,15 +84,16 @@ async fn with_session(
         let _ = session.run(&format!("rm -rf '{}'", uploaded.dir), b"").await;
     }
     installed?;
-    progress.step("Verifying the engine over mutual TLS");
-    match verify_installed(session, &facts, machine, driver).await {
+    let by = if machine.via() == Via::Ssh { "SSH" } else { "mutual TLS" };
+    progress.step(&format!("Verifying the engine over {by}"));
+    match verify_installed(session, &facts, machine, driver, progress).await {
         Ok(()) => Ok(()),
         Err(error) => {
             let mut hint = last_of_log(session, &facts).await;
-            if !driver.features().start_stop {
+            if !driver.features().start_stop && machine.via() == Via::Tls {
                 // A network of somebody else's lies between.
                 hint.push_str(&format!(
-                    "\n  berth speaks to {} directly, not through SSH and its jump hosts: that port must be open on the way",
+                    "\n  with `--via tls` berth speaks to {} directly, not through SSH and its jump hosts: that port must be open",
                     driver.url()?
                 ));
             }
@@ -275,7 +270,7 @@ async fn install(
     let address = driver.address().await?;
     let on_machine = Some(facts.get("certificate")).filter(|sum| !sum.is_empty());
     let fresh = certificate::needed(machine, &ca, &address, on_machine)?;
-    let config = config(driver)?;
+    let config = config(machine, driver)?;
     let install = Install {
         hostd: uploaded.map(|uploaded| (uploaded.path.as_str(), uploaded.sha256.as_str())),
         certificates: fresh
@@ -296,11 +291,16 @@ async fn install(
 }
 
 /// `/etc/hostd/hostd.json`.
-fn config(driver: &dyn Driver) -> Result<String, CliError> {
+fn config(machine: &Machine, driver: &dyn Driver) -> Result<String, CliError> {
     // Where ports are forwarded, the one in the URL is the laptop's.
     let port = if driver.features().forwards_ports { 2376 } else { authority(&driver.url()?).1 };
+    let mut hosts = vec!["unix:///run/hostd.sock".to_owned()];
+    // Nobody would come by a port.
+    if machine.record.via != Via::Ssh {
+        hosts.push(format!("tcp://0.0.0.0:{port}"));
+    }
     let config = serde_json::json!({
-        "hosts": ["unix:///run/hostd.sock", format!("tcp://0.0.0.0:{port}")],
+        "hosts": hosts,
         "tlsverify": true,
         "tlscacert": "/etc/hostd/tls/ca.pem",
         "tlscert": "/etc/hostd/tls/server.pem",
@@ -319,7 +319,8 @@ pub(crate) async fn verify(
     let until = Instant::now() + patience;
     loop {
         let asked =
-            tokio::time::timeout(Duration::from_secs(10), engine::get(machine, driver, "/_ping")).await;
+            tokio::time::timeout(Duration::from_secs(10), engine::get_verifying(machine, driver, "/_ping"))
+                .await;
         let error = match asked {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => error,
@@ -352,13 +353,27 @@ async fn verify_installed(
     facts: &Facts,
     machine: &Machine,
     driver: &dyn Driver,
+    progress: &Progress,
 ) -> Result<(), CliError> {
     let until = Instant::now() + ANSWER;
+    let mut answers_over_ssh = false;
     loop {
         let error = match verify(machine, driver, Duration::from_secs(2)).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
+        if answers_over_ssh {
+            // It listens everywhere or nowhere, so that something on the way keeps us from its port.
+            progress.say(&format!(
+                "{} cannot be reached from here: its engine is reached over SSH",
+                driver.url()?
+            ));
+            return Ok(());
+        }
+        if machine.via() == Via::Auto {
+            let asked = tokio::time::timeout(Duration::from_secs(10), engine::get(machine, "/_ping")).await;
+            answers_over_ssh = matches!(asked, Ok(Ok(_)));
+        }
         // Only to be done sooner: a session that breaks says nothing of the engine.
         let health = as_root(session, facts, script::HEALTH, "cannot ask for hostd's service").await;
         if health.is_ok_and(|health| health.trim() == "dead") || Instant::now() >= until {

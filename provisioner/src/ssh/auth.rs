@@ -43,11 +43,12 @@ pub(crate) async fn log_in(
     hop: &str,
     user: &str,
     identities: &Identities,
+    may_ask: bool,
 ) -> Result<(), SshError> {
     let mut tried: Vec<String> = Vec::new();
     for key in &identities.named {
         tried.push(key.display().to_string());
-        if with_file(handle, user, key).await? {
+        if with_file(handle, user, key, may_ask).await? {
             return Ok(());
         }
     }
@@ -56,7 +57,7 @@ pub(crate) async fn log_in(
     }
     for key in identities.usual.iter().filter(|key| key.is_file()) {
         tried.push(key.display().to_string());
-        if with_file(handle, user, key).await? {
+        if with_file(handle, user, key, may_ask).await? {
             return Ok(());
         }
     }
@@ -64,12 +65,17 @@ pub(crate) async fn log_in(
     Err(SshError::Refused { hop: hop.to_owned(), user: user.to_owned(), tried })
 }
 
-async fn with_file(handle: &mut Handle<Verifier>, user: &str, path: &Path) -> Result<bool, SshError> {
+async fn with_file(
+    handle: &mut Handle<Verifier>,
+    user: &str,
+    path: &Path,
+    may_ask: bool,
+) -> Result<bool, SshError> {
     let failed = |source| SshError::Key { key: path.display().to_string(), source: Box::new(source) };
     let key = match keys::load_secret_key(path, None) {
         Err(keys::Error::KeyIsEncrypted) => {
             let question = format!("Passphrase of {}", path.display());
-            let phrase = prompt::secret(&question).map_err(SshError::Terminal)?;
+            let phrase = if may_ask { prompt::secret(&question).map_err(SshError::Terminal)? } else { None };
             let phrase = phrase.ok_or_else(|| SshError::Encrypted { key: path.display().to_string() })?;
             keys::load_secret_key(path, Some(&phrase)).map_err(failed)?
         }

@@ -7,7 +7,8 @@
 //! ```text
 //! Target ─ config::resolve ─▶ hops ─ (TCP, then direct-tcpip through the hop before) ─▶ hostkeys ─▶ auth ─▶ Session
 //! ```
-//! One command holds one [`Session`]; all it runs and uploads are channels of it.
+//! One command holds one [`Session`]; all it runs and uploads are channels of it. A [`Tunnel`] carries what goes to the
+//! engine in the same way, and makes its session anew when that has died.
 
 mod auth;
 mod config;
@@ -16,9 +17,11 @@ pub(crate) mod keys;
 mod prompt;
 mod session;
 pub(crate) mod shell;
+mod tunnel;
 mod upload;
 
 pub(crate) use session::{Session, Target};
+pub(crate) use tunnel::Tunnel;
 
 use std::io;
 
@@ -55,6 +58,10 @@ pub(crate) enum SshError {
     UploadIo { path: String, source: io::Error },
     #[error("the machine refused to run a command")]
     NotRun,
+    #[error("{hop} opens no connection to {socket}")]
+    NoSocket { hop: String, socket: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the SSH session with {0} does not answer")]
+    Silent(String),
     #[error("cannot use the terminal")]
     Terminal(#[source] io::Error),
 }
@@ -94,6 +101,9 @@ impl From<SshError> for crate::error::CliError {
             SshError::Refused { .. } => {
                 Some("name a key that the machine accepts, add it to the SSH agent, or check the user's name".to_owned())
             }
+            SshError::NoSocket { .. } => {
+                Some("`berth provision MACHINE` brings hostd there up to date".to_owned())
+            }
             SshError::Encrypted { key } => Some(format!("add it to the agent first: `ssh-add {key}`")),
             _ => None,
         };
@@ -109,6 +119,7 @@ impl From<SshError> for crate::error::CliError {
             | SshError::Broken(source) => Self::new(what).because(source),
             SshError::Key { source, .. } => Self::new(what).because(source),
             SshError::Upload { source, .. } => Self::new(what).because(source),
+            SshError::NoSocket { source, .. } => Self::new(what).because(source),
             _ => Self::new(what),
         };
         match hint {

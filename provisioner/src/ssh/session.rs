@@ -32,6 +32,8 @@ pub(crate) struct Target {
     pub(crate) accept_any: bool,
     /// Where keys of jump hosts that OpenSSH does not know are kept.
     pub(crate) known_hosts: PathBuf,
+    /// Whether a passphrase may be asked for on the terminal.
+    pub(crate) may_ask: bool,
 }
 
 /// What a command gave.
@@ -49,6 +51,7 @@ pub(crate) struct Session {
     jumps: Vec<Handle<Verifier>>,
     host_key: Option<PublicKey>,
     first_contact: bool,
+    label: String,
 }
 
 /// One server on the way, ready to be dialled.
@@ -76,7 +79,7 @@ impl Session {
             };
             if at == last {
                 let jumps = jumps.into_iter().map(|(_, handle)| handle).collect();
-                return Ok(Self { handle, jumps, host_key: key, first_contact });
+                return Ok(Self { handle, jumps, host_key: key, first_contact, label: hop.label.clone() });
             }
             jumps.push((hop.label.clone(), handle));
         }
@@ -145,9 +148,29 @@ impl Session {
         shell::interact(self.open().await?, command, pty).await
     }
 
+    /// A channel to a unix socket of the machine.
+    pub(super) async fn open_socket(&self, path: &str) -> Result<Channel<Msg>, russh::Error> {
+        self.handle.channel_open_direct_streamlocal(path).await
+    }
+
+    /// A channel for a program.
+    pub(super) async fn open_program(&self) -> Result<Channel<Msg>, russh::Error> {
+        self.handle.channel_open_session().await
+    }
+
+    /// Whether nothing can be sent any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    /// `host:port` of the machine.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
     /// A fresh channel.
     pub(super) async fn open(&self) -> Result<Channel<Msg>, SshError> {
-        Ok(self.handle.channel_open_session().await?)
+        Ok(self.open_program().await?)
     }
 
     /// Says goodbye; a session that is just dropped looks like a broken line to the server.
@@ -287,7 +310,7 @@ async fn greet(
     if first_contact && hop.expected.is_none() && hop.label.starts_with("jump host") {
         keep(hop, target, key.as_ref());
     }
-    auth::log_in(&mut handle, &hop.label, &hop.user, &hop.identities)
+    auth::log_in(&mut handle, &hop.label, &hop.user, &hop.identities, target.may_ask)
         .await
         .map_err(|e| named(e, hop, &expected))?;
     Ok((handle, key, first_contact))
@@ -310,9 +333,11 @@ fn keep(hop: &Hop, target: &Target, key: Option<&PublicKey>) {
 
 fn settings(expected: &Expected) -> client::Config {
     let mut settings = client::Config {
-        keepalive_interval: Some(Duration::from_secs(15)),
+        keepalive_interval: Some(Duration::from_secs(10)),
         keepalive_max: 4,
         nodelay: true,
+        // What one stream may hold that is not read: only then do the others of its session wait.
+        channel_buffer_size: 512,
         ..client::Config::default()
     };
     if let Some(algorithms) = expected.algorithms() {

@@ -11,6 +11,9 @@
 //!   machines/<name>/id_ed25519     our key for its SSH, with .pub; host_ed25519, the key that it is to show
 //!   machines/<name>/{ca,cert,key}.pem   the client certificate, laid out as DOCKER_CERT_PATH wants it
 //!   machines/<name>/driver/        the driver's own
+//!   machines/<name>/forwarder.*    lock and log of the process that forwards its published ports
+//!   proxy.sock                     where `berth proxy` listens, with its lock; proxy-<name>.sock where it is bound to one
+//!   contexts                       there while docker's contexts are kept in step
 //! ```
 //! Files are replaced atomically (written aside, synced, renamed). Commands that read never write, and a record that
 //! cannot be read is an error of that machine alone.
@@ -26,7 +29,9 @@ pub(crate) use lock::MachineLock;
 pub(crate) use name::MachineName;
 pub(crate) use record::{Record, SCHEMA, ServerCertificate, Ssh, Stage};
 
+use crate::connect::Via;
 use crate::error::{CliError, USAGE};
+use crate::ssh::Target;
 use drivers::driver::{Driver, DriverError, MachineContext};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -102,12 +107,18 @@ pub(crate) type Listed = (MachineName, Result<Machine, StoreError>);
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     home: PathBuf,
+    via: Option<Via>,
 }
 
 impl Store {
     /// The store in this directory, which need not exist yet.
     pub(crate) fn at(home: PathBuf) -> Self {
-        Self { home }
+        Self { home, via: None }
+    }
+
+    /// The same, whose machines are reached in this way whatever their records say.
+    pub(crate) fn via(self, via: Option<Via>) -> Self {
+        Self { via, ..self }
     }
 
     /// `$BERTH_HOME`.
@@ -151,7 +162,7 @@ impl Store {
             return Err(StoreError::Newer { path, found: version.schema });
         }
         let record: Record = toml::from_str(&text).map_err(malformed)?;
-        Ok(Machine { record, name: name.clone(), home: self.home.clone() })
+        Ok(Machine { record, name: name.clone(), home: self.home.clone(), via: self.via })
     }
 
     /// All machines by name; one that cannot be read is an error beside its name.
@@ -268,7 +279,7 @@ impl Store {
             Err(source) => return Err(failed(&dir, source)),
         }
         files::sync_dir(&machines).map_err(|source| failed(&machines, source))?;
-        Ok(Machine { record, name: name.clone(), home: self.home.clone() })
+        Ok(Machine { record, name: name.clone(), home: self.home.clone(), via: self.via })
     }
 
     fn taken(&self, name: &MachineName) -> StoreError {
@@ -304,6 +315,7 @@ pub(crate) struct Machine {
     /// Its name.
     pub(crate) name: MachineName,
     home: PathBuf,
+    via: Option<Via>,
 }
 
 /// Where the parts of a machine's client certificate lie.
@@ -321,6 +333,11 @@ impl Machine {
     /// `$BERTH_HOME/machines/<name>`, which is also its DOCKER_CERT_PATH.
     pub(crate) fn dir(&self) -> PathBuf {
         self.home.join("machines").join(self.name.as_str())
+    }
+
+    /// `$BERTH_HOME`.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
     }
 
     /// The client certificate to show to its engine, whose own certificate has the name [`certs::identity_name`] of the
@@ -362,6 +379,23 @@ impl Machine {
             dir: self.dir().join("driver"),
             cache: self.home.join("cache"),
         }
+    }
+
+    /// Which way its engine is reached by.
+    pub(crate) fn via(&self) -> Via {
+        self.via.unwrap_or(self.record.via)
+    }
+
+    /// Where its SSH is, where it has any.
+    pub(crate) fn ssh_target(&self, driver: &dyn Driver) -> Result<Option<Target>, DriverError> {
+        Ok(driver.ssh()?.map(|endpoint| Target {
+            endpoint,
+            own_key: self.dir().join("id_ed25519"),
+            pins: self.record.ssh.host_keys.clone(),
+            accept_any: false,
+            known_hosts: self.home.join("known_hosts"),
+            may_ask: true,
+        }))
     }
 
     /// Its driver, as the record describes it.

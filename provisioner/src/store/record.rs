@@ -1,5 +1,6 @@
 //! `machine.toml`: what is known of one machine.
 
+use crate::connect::Via;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -26,12 +27,19 @@ pub(crate) struct Record {
     /// What is known about the way in.
     #[serde(default)]
     pub(crate) ssh: Ssh,
+    /// Which way its engine is reached by, unless the command line says.
+    #[serde(default, skip_serializing_if = "is_auto")]
+    pub(crate) via: Via,
     /// What the machine was given to show to clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) server_certificate: Option<ServerCertificate>,
     /// What the driver stores.
     #[serde(default)]
     pub(crate) driver_config: toml::Table,
+}
+
+fn is_auto(via: &Via) -> bool {
+    *via == Via::Auto
 }
 
 /// How far `create` came.

@@ -1,5 +1,6 @@
 //! `berth create`: reserve the name, then keys, driver, certificates, hostd; each step in the journal before it is taken.
 
+use crate::connect::{self, Via};
 use crate::context::Context;
 use crate::error::{CliError, Doing as _, PRECHECK};
 use crate::provision;
@@ -151,6 +152,7 @@ async fn create_or_resume(args: &CreateArgs, flags: &FlagValues, context: &Conte
             format!("`berth create --resume {name}` goes on from here, `berth machine rm {name}` removes it");
         error.also_hint(resume)
     })?;
+    connect::watch_ports(&machine);
     let active = context.store.set_active_if_none(name)?;
     progress.say(&format!("Machine `{name}` is ready{}", if active { " and active" } else { "" }));
     if !active {
@@ -188,6 +190,9 @@ async fn begin(
         let error = CliError::from(error);
         if usage { error } else { error.code(PRECHECK) }
     })?;
+    if context.told_via == Some(Via::Ssh) && !(driver.features().ssh && driver.features().provisions) {
+        return Err(CliError::usage(format!("driver `{}` has no SSH for --via ssh", args.driver)));
+    }
     let record = Record {
         schema: SCHEMA,
         id,
@@ -196,6 +201,7 @@ async fn begin(
         state: Stage::Creating,
         created: OffsetDateTime::now_utc().replace_nanosecond(0).doing("cannot tell the time")?,
         ssh: Ssh::default(),
+        via: context.told_via.unwrap_or_default(),
         server_certificate: None,
         driver_config: driver.config(),
     };

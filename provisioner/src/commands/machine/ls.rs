@@ -145,7 +145,7 @@ async fn ask(loaded: Result<Machine, StoreError>, row: &mut Row, until: Instant)
         return Ok(());
     }
     if state == MachineState::Running {
-        match tokio::time::timeout_at(until, engine::version(&machine, driver.as_ref())).await {
+        match tokio::time::timeout_at(until, engine::version(&machine)).await {
             Ok(version) => row.version = version?,
             Err(_) => row.error = Some("the engine did not answer in time".to_owned()),
         }

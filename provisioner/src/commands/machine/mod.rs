@@ -1,11 +1,15 @@
 //! Machine commands: what goes to the store, to drivers and over SSH.
 
+mod context;
 pub(crate) mod create;
 mod env;
+mod forwarder;
 mod ls;
 mod power;
 mod provision;
+mod proxy;
 mod rm;
+mod shell;
 mod show;
 mod ssh;
 
@@ -48,6 +52,10 @@ pub(crate) enum MachineCommand {
     Rm(rm::RmArgs),
     Ssh(ssh::SshArgs),
     Provision(provision::ProvisionArgs),
+    Proxy(proxy::ProxyArgs),
+    Context(context::ContextArgs),
+    #[command(hide = true)]
+    Forwarder(forwarder::ForwarderArgs),
 }
 
 /// Runs one; `matches` hold the flags of the driver that `create` was given.
@@ -57,7 +65,8 @@ pub(crate) fn run(
     context: &Context,
 ) -> Result<ExitCode, CliError> {
     use MachineCommand as C;
-    match command {
+    let reads = command.reads();
+    let result = match command {
         C::Create(args) => create::run(&args, matches, context),
         C::Ls(args) => ls::run(&args, context),
         C::Use(args) => show::make_active(&args, context),
@@ -75,6 +84,37 @@ pub(crate) fn run(
         C::Rm(args) => rm::run(&args, context),
         C::Ssh(args) => ssh::run(&args, context),
         C::Provision(args) => provision::run(&args, context),
+        C::Proxy(args) => proxy::run(&args, context),
+        C::Context(args) => context::run(&args, context),
+        C::Forwarder(args) => forwarder::run(&args, context),
+    };
+    // Also where it failed: some of it may have been done.
+    if !reads {
+        crate::contexts::keep(&context.store);
+    }
+    result
+}
+
+impl MachineCommand {
+    /// Whether it leaves machines as they are.
+    fn reads(&self) -> bool {
+        use MachineCommand as C;
+        matches!(
+            self,
+            C::Ls(_)
+                | C::Use(_)
+                | C::Active
+                | C::Env(_)
+                | C::Config(_)
+                | C::Inspect(_)
+                | C::Ip(_)
+                | C::Url(_)
+                | C::Status(_)
+                | C::Ssh(_)
+                | C::Proxy(_)
+                | C::Context(_)
+                | C::Forwarder(_)
+        )
     }
 }
 

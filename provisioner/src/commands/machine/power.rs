@@ -85,6 +85,10 @@ async fn act(name: &MachineName, power: Power, context: &Context) -> Result<(), 
         if let Err(error) = forward(&machine).await {
             progress.warn(&format!("published ports do not reach the laptop: {}", error.one_line()));
         }
+        connect::watch_ports(&machine);
+    }
+    if !comes_up {
+        connect::watcher::ended(&machine.dir()).await;
     }
     progress.finish();
     ui::stdout(name.as_str());

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 /// Install hostd on machines again, or bring it up to date
 ///
-/// Changes only what differs: binary, certificates, configuration, service.
+/// Changes only what differs: binary, certificates, configuration, service. With `--via ssh` the engine listens on no port
+/// any more and is reached over SSH from now on; `--via auto` takes that back.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProvisionArgs {
     /// Machine (can be repeated)
@@ -42,6 +43,10 @@ async fn again(name: &MachineName, accept_host_key: bool, context: &Context) -> 
     let driver = machine.driver()?;
     if !driver.features().provisions {
         return Err(CliError::new(format!("driver `{}` leaves the engine alone", machine.record.driver)));
+    }
+    if let Some(via) = context.told_via {
+        machine.record.via = via;
+        machine.save()?;
     }
     let progress = Progress::new(None);
     let ca = Authority::load_or_create(&store.certs_dir()).doing("cannot use the certificate authority")?;

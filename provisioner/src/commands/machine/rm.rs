@@ -1,5 +1,6 @@
 //! `berth rm` of machines: what the journal lists, in reverse.
 
+use crate::connect;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::store::{Event, MachineName, Step};
@@ -72,6 +73,7 @@ async fn remove(name: &MachineName, force: bool, context: &Context) -> Result<()
             return Err(error.also_hint(format!("`berth machine rm --force {name}` forgets it all the same")));
         }
     }
+    connect::watcher::ended(&store.dir(name)).await;
     store.forget(name)?;
     progress.finish();
     ui::stdout(name.as_str());

@@ -28,7 +28,7 @@ pub(crate) struct SshArgs {
 pub(crate) fn run(args: &SshArgs, context: &Context) -> Result<ExitCode, CliError> {
     let machine = context.store.load(&args.name)?;
     let driver = machine.driver()?;
-    let target = provision::target(&machine, driver.as_ref(), &context.store)?;
+    let target = provision::target(&machine, driver.as_ref())?;
     // As with ssh, the words are joined by spaces and the machine's shell splits them again.
     let command = (!args.command.is_empty()).then(|| args.command.join(" "));
     let pty = command.is_none() || args.tty;
