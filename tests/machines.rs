@@ -367,6 +367,72 @@ fn a_published_port_answers_on_the_laptops_localhost() {
     curl(&["-f", &url]).failure();
 }
 
+/// The process that forwards the guest's ports, by its lock.
+fn forwarder(laptop: &Laptop, name: &str) -> Option<Pid> {
+    let lock = laptop.home.path().join(format!("machines/{name}/forwarder.lock"));
+    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(lock).ok()?);
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let held = locks.lines().find(|line| line.contains("FLOCK") && line.contains(&format!(":{inode} ")))?;
+    Pid::from_raw(held.split_whitespace().nth(4)?.parse().ok()?)
+}
+
+fn ports_that_docker_publishes_come_to_the_laptop_and_go() {
+    let laptop = shared();
+    if !has("docker") {
+        eprintln!("skipped: docker is not on PATH");
+        return;
+    }
+    let (port, other) = (free_port(), free_port());
+    let script = "mkdir /www && echo from docker > /www/index.html && exec httpd -f -h /www";
+    let publish = format!("{port}:80");
+    let url = format!("http://localhost:{port}/");
+    let answers = |url: &str| curl(&["-f", url]).stdout().contains("from docker").then_some(());
+    let silent = |url: &str| (!curl(&["-f", url]).succeeded()).then_some(());
+    docker(&[
+        "run",
+        "-d",
+        "--name",
+        "pub",
+        "--restart",
+        "always",
+        "-p",
+        &publish,
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])
+    .success();
+    eventually("the page", || answers(&url));
+    docker(&["stop", "-t", "0", "pub"]).success();
+    eventually("the port to be let go of", || silent(&url));
+    docker(&["start", "pub"]).success();
+    eventually("the page of the container that was started again", || answers(&url));
+
+    // Killed, it is started again by the next command that comes by, and takes up what it missed.
+    kill_process(eventually("the forwarder", || forwarder(laptop, "shared")), Signal::KILL).unwrap();
+    docker(&["rm", "-f", "pub"]).success();
+    docker(&["run", "-d", "--name", "pub", "-p", &format!("{other}:80"), "busybox", "sh", "-c", script])
+        .success();
+    laptop.berth(&["info"]).success();
+    eventually("the other port", || answers(&format!("http://localhost:{other}/")));
+    eventually("the port that was missed", || silent(&url));
+    docker(&["rm", "-f", "pub"]).success();
+
+    // A port that somebody has is told of by name, and taken as soon as it is free.
+    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    docker(&["run", "-d", "--name", "late", "-p", &publish, "busybox", "sh", "-c", script]).success();
+    let log = laptop.home.path().join("machines/shared/forwarder.log");
+    let named = format!("port {port} of container `late`");
+    eventually("the conflict to be told", || {
+        fs::read_to_string(&log).unwrap().contains(&named).then_some(())
+    });
+    laptop.berth(&["ps"]).says(&named);
+    drop(taken);
+    eventually("the port that has become free", || answers(&url));
+    docker(&["rm", "-f", "late"]).success();
+}
+
 fn a_port_that_is_taken_on_the_laptop_is_named() {
     let laptop = shared();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -490,14 +556,18 @@ fn a_machine_of_ones_own_is_stopped_broken_mended_and_removed() {
     laptop.berth(&["provision", "own"]).success();
     laptop.berth(&["ps"]).says("always");
 
+    assert!(forwarder(&laptop, "own").is_some(), "nobody forwards its ports");
     laptop.berth(&["machine", "stop", "own"]).success();
+    assert_eq!(forwarder(&laptop, "own"), None, "the forwarder outlives its machine");
     laptop.berth(&["ls"]).says("Stopped");
     laptop.berth(&["ps"]).failure().says("hint: ");
     laptop.berth(&["machine", "start", "own"]).success();
     eventually("the restart policy after a reboot", || {
         laptop.berth(&["ps"]).stdout().contains("always").then_some(())
     });
+    let forwarding = eventually("the forwarder", || forwarder(&laptop, "own"));
     laptop.berth(&["machine", "kill", "own"]).success();
+    eventually("the forwarder to end", || rustix::process::test_kill_process(forwarding).err());
     laptop.berth(&["rm", "-y", "own"]).success();
     assert_eq!((laptop.machine_dirs(), laptop.processes()), (0, Vec::new()), "rm has left something");
 }
@@ -611,6 +681,7 @@ fn main() -> ExitCode {
             limits_are_kept_on_cgroup_v2_and_systemd_knows_of_them,
             a_terminal_works_through_the_laptop,
             a_published_port_answers_on_the_laptops_localhost,
+            ports_that_docker_publishes_come_to_the_laptop_and_go,
             a_port_that_is_taken_on_the_laptop_is_named,
             the_engine_answers_only_to_its_own_certificates,
             provisioning_again_changes_nothing,

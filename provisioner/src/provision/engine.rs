@@ -4,7 +4,7 @@ use crate::connect::{self, ConnectError, Via, Way};
 use crate::error::{CliError, Doing as _};
 use crate::store::Machine;
 use bytes::Bytes;
-use drivers::driver::Driver;
+use drivers::driver::{Driver, MachineState};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
@@ -70,6 +70,18 @@ async fn ask(
             Err(error) => Err(CliError::new(doing()).because(error)),
         },
     }
+}
+
+/// Where a machine is in its life. A host that its driver sees no trace of (only `~/.ssh/config` knows it, or it is behind a
+/// jump host) runs where its engine answers.
+pub(crate) async fn state(machine: &Machine, driver: &dyn Driver) -> Result<MachineState, CliError> {
+    let told = driver.state().await;
+    let features = driver.features();
+    let blind = !features.start_stop && features.ssh && !matches!(told, Ok(MachineState::Running));
+    if blind && get(machine, "/_ping").await.is_ok() {
+        return Ok(MachineState::Running);
+    }
+    Ok(told?)
 }
 
 /// The engine's version, as `/version` tells it.

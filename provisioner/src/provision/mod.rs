@@ -358,9 +358,13 @@ async fn verify_installed(
     let until = Instant::now() + ANSWER;
     let mut answers_over_ssh = false;
     loop {
-        let error = match verify(machine, driver, Duration::from_secs(2)).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
+        // A port that is filtered says nothing for as long as one listens.
+        let patience = if answers_over_ssh { Duration::from_secs(3) } else { Duration::from_secs(12) };
+        let verified = tokio::time::timeout(patience, verify(machine, driver, Duration::from_secs(2))).await;
+        let error = match verified {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => CliError::new(format!("{} did not answer in time", driver.url()?)),
         };
         if answers_over_ssh {
             // It listens everywhere or nowhere, so that something on the way keeps us from its port.

@@ -25,7 +25,7 @@ impl Laptop {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
         command.args(args).env("HOME", self.dir.path()).env("BERTH_HOME", self.home()).stdin(Stdio::null());
-        for name in ["BERTH_MACHINE", "BERTH_DRIVER", "SSH_AUTH_SOCK"] {
+        for name in ["BERTH_MACHINE", "BERTH_DRIVER", "BERTH_VIA", "SSH_AUTH_SOCK"] {
             command.env_remove(name);
         }
         command
@@ -140,6 +140,7 @@ pub struct Sshd {
     pub port: u16,
     dir: TempDir,
     child: Child,
+    settings: String,
 }
 
 impl Sshd {
@@ -148,15 +149,15 @@ impl Sshd {
         let dir = tempfile::Builder::new().prefix("berth-sshd-").tempdir().unwrap();
         keygen(&dir.path().join("host"), "");
         std::fs::copy(key.with_extension("pub"), dir.path().join("authorized")).unwrap();
-        let child = Self::spawn(dir.path(), port);
-        Self { port, dir, child }
+        let child = Self::spawn(dir.path(), port, "");
+        Self { port, dir, child, settings: String::new() }
     }
 
-    fn spawn(dir: &Path, port: u16) -> Child {
+    fn spawn(dir: &Path, port: u16, settings: &str) -> Child {
         let at = dir.display();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host\nAuthorizedKeysFile {at}/authorized\nPidFile none\n\
-             StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
+             StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n{settings}"
         );
         std::fs::write(dir.join("config"), config).unwrap();
         let mut command = Command::new("/usr/sbin/sshd");
@@ -170,13 +171,26 @@ impl Sshd {
         child
     }
 
+    /// Pid of the one that listens.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The same server with further settings; what runs on it is cut off.
+    pub fn configure(&mut self, settings: &str) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.settings.push_str(settings);
+        self.child = Self::spawn(self.dir.path(), self.port, &self.settings);
+    }
+
     /// The same server with another host key.
     pub fn change_host_key(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         std::fs::remove_file(self.dir.path().join("host")).unwrap();
         keygen(&self.dir.path().join("host"), "");
-        self.child = Self::spawn(self.dir.path(), self.port);
+        self.child = Self::spawn(self.dir.path(), self.port, &self.settings);
     }
 
     /// `ssh-ed25519 AAAA…`.

@@ -134,7 +134,7 @@ async fn ask(loaded: Result<Machine, StoreError>, row: &mut Row, until: Instant)
     let machine = loaded?;
     let driver = machine.driver()?;
     row.url = driver.url().unwrap_or_default();
-    let Ok(state) = tokio::time::timeout_at(until, driver.state()).await else {
+    let Ok(state) = tokio::time::timeout_at(until, engine::state(&machine, driver.as_ref())).await else {
         row.state = "Timeout".to_owned();
         return Ok(());
     };

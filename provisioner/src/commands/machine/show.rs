@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::error::{CliError, FAILURE};
+use crate::provision::engine;
 use crate::store::{MachineName, Steps as _};
 use crate::ui;
 use drivers::driver::MachineState;
@@ -70,8 +71,9 @@ pub(crate) fn url(args: &OneArgs, context: &Context) -> Result<ExitCode, CliErro
 
 /// `berth status`: exit code 0 where it runs, 1 where it does not.
 pub(crate) fn status(args: &OneArgs, context: &Context) -> Result<ExitCode, CliError> {
-    let driver = context.machine_or_selected(args.name.as_ref())?.driver()?;
-    let state = context.block_on(async { Ok(driver.state().await?) })?;
+    let machine = context.machine_or_selected(args.name.as_ref())?;
+    let driver = machine.driver()?;
+    let state = context.block_on(engine::state(&machine, driver.as_ref()))?;
     ui::stdout(super::state_word(state));
     Ok(if state == MachineState::Running { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
 }
