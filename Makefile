@@ -51,6 +51,10 @@ lint: ## Check formatting, clippy, dependencies
 bench: setup build ## Measure hostd side by side with other engines of this machine
 	@tests/bench/run
 
+.PHONY: bench-ways
+bench-ways: setup build ## Measure the ways to an engine: TLS, SSH, the proxy
+	@tests/bench/ways
+
 .PHONY: crash
 crash: setup build ## Kill hostd and shims at random moments under load, 400 times over
 	@tests/busybox-image build/busybox.tar

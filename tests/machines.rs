@@ -383,7 +383,7 @@ fn ports_that_docker_publishes_come_to_the_laptop_and_go() {
         return;
     }
     let (port, other) = (free_port(), free_port());
-    let script = "mkdir /www && echo from docker > /www/index.html && exec httpd -f -h /www";
+    let script = "mkdir -p /www && echo from docker > /www/index.html && exec httpd -f -h /www";
     let publish = format!("{port}:80");
     let url = format!("http://localhost:{port}/");
     let answers = |url: &str| curl(&["-f", url]).stdout().contains("from docker").then_some(());

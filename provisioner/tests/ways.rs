@@ -229,7 +229,7 @@ c = docker.from_env()
 out = c.containers.run('busybox', ['echo', 'from python'], network_mode='none', remove=True)
 assert out == b'from python\\n', out
 k = c.containers.run('busybox', ['sleep', '100'], network_mode='none', detach=True)
-code, out = k.exec_run(['sh', '-c', 'echo out; echo err >&2; exit 3'], demux=True)
+code, out = k.exec_run(['sh', '-c', 'sleep 1; echo out; echo err >&2; exit 3'], demux=True)
 assert (code, out) == (3, (b'out\\n', b'err\\n')), (code, out)
 _, s = k.exec_run(['cat'], stdin=True, socket=True)
 s._sock.sendall(b'hi\\n')

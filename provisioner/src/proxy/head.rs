@@ -33,6 +33,8 @@ pub(super) struct Request {
     pub(super) keeps: bool,
     /// What no Docker client sends, and every browser.
     pub(super) from_browser: bool,
+    /// It is docker-py, which loses what it reads together with the head of an answer that takes its connection over.
+    pub(super) loses: bool,
 }
 
 /// What an answer's head says.
@@ -69,6 +71,7 @@ pub(super) fn request(bytes: &[u8]) -> io::Result<Option<Request>> {
         body,
         keeps: framing.keeps(parsed.version),
         from_browser: framing.origin || framing.foreign_host,
+        loses: framing.python,
     }))
 }
 
@@ -100,6 +103,7 @@ struct Framing {
     keep_alive: bool,
     origin: bool,
     foreign_host: bool,
+    python: bool,
 }
 
 impl Framing {
@@ -126,6 +130,7 @@ impl Framing {
                     framing.keep_alive |= has("keep-alive")?;
                 }
                 "origin" => framing.origin = true,
+                "user-agent" => framing.python = value()?.starts_with("docker-sdk-python/"),
                 "host" => framing.foreign_host = !is_local(value()?),
                 _ => {}
             }

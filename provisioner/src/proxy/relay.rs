@@ -17,6 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 /// For how long a client that was answered early may go on sending what nobody reads.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// What docker-py gets to read a head before what follows is sent, too; hostd gives it as much.
+const HEAD_START: Duration = Duration::from_millis(100);
+
 /// A client.
 pub(super) struct Client<R, W> {
     pub(super) reader: R,
@@ -119,6 +122,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
         match ended {
             Ended::Stale => Ok(Passed::Stale),
             Ended::Joined => {
+                if request.loses {
+                    tokio::time::sleep(HEAD_START).await;
+                }
                 self.join(input, &mut upstream, &mut output).await?;
                 Ok(Passed::Last)
             }
