@@ -212,7 +212,7 @@ fn an_engine_without_a_port_serves_all_clients_through_a_jump_host() {
     // Back to TLS, without a restart of anything but hostd.
     world.berth(&["provision", "--via", "auto", "m"]).success();
     eventually("the engine's port", || listens(2376).then_some(()));
-    world.berth(&["--via", "tls", "ps", "-a"]).success().says("web");
+    world.berth(&["ps", "-a"]).success().says("web");
     drop(proxy.docker(&["rm", "-f", "web"]));
 }
 
