@@ -12,15 +12,14 @@
 mod engine;
 mod error;
 mod forwards;
-mod via;
 pub(crate) mod watcher;
 mod way;
 mod wire;
 
+pub(crate) use crate::store::Via;
 pub(crate) use engine::{Archive, Engine};
 pub(crate) use error::{ConnectError, EngineError};
 pub(crate) use forwards::Forwarder;
-pub(crate) use via::Via;
 pub(crate) use watcher::watch_ports;
 pub(crate) use way::{Stream, Way};
 
@@ -28,7 +27,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::ssh::{Target, Tunnel};
 use crate::store::Machine;
-use drivers::driver::Driver;
+use drivers::driver::{Driver, DriverError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -112,8 +111,20 @@ fn tunnel(
     if !driver.features().provisions || machine.record.ssh.host_keys.is_empty() {
         return Ok(None);
     }
-    let target = machine.ssh_target(driver).map_err(|e| ConnectError::Driver(Box::new(e)))?;
+    let target = ssh_target(machine, driver).map_err(|e| ConnectError::Driver(Box::new(e)))?;
     Ok(target.map(|target| Tunnel::new(Target { may_ask, ..target }, SOCKET)))
+}
+
+/// Where a machine's SSH is, where it has any.
+pub(crate) fn ssh_target(machine: &Machine, driver: &dyn Driver) -> Result<Option<Target>, DriverError> {
+    Ok(driver.ssh()?.map(|endpoint| Target {
+        endpoint,
+        own_key: machine.dir().join("id_ed25519"),
+        pins: machine.record.ssh.host_keys.clone(),
+        accept_any: false,
+        known_hosts: machine.home().join("known_hosts"),
+        may_ask: true,
+    }))
 }
 
 /// The way without SSH.

@@ -12,7 +12,7 @@ mod certificate;
 pub(crate) mod engine;
 mod script;
 
-use crate::connect::Via;
+use crate::connect::{self, Via};
 use crate::error::{CliError, Doing as _};
 use crate::ssh::{Session, Target};
 use crate::store::{Machine, Store, authority};
@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Where a machine's SSH is.
 pub(crate) fn target(machine: &Machine, driver: &dyn Driver) -> Result<Target, CliError> {
-    machine.ssh_target(driver)?.ok_or_else(|| {
+    connect::ssh_target(machine, driver)?.ok_or_else(|| {
         CliError::new(format!("machine `{}` has no SSH", machine.name))
             .hint(format!("driver `{}` knows only its engine", machine.record.driver))
     })

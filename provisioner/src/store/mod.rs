@@ -27,11 +27,9 @@ mod record;
 pub(crate) use journal::{Event, Journal, Step, Steps};
 pub(crate) use lock::MachineLock;
 pub(crate) use name::MachineName;
-pub(crate) use record::{Record, SCHEMA, ServerCertificate, Ssh, Stage};
+pub(crate) use record::{Record, SCHEMA, ServerCertificate, Ssh, Stage, Via};
 
-use crate::connect::Via;
 use crate::error::{CliError, USAGE};
-use crate::ssh::Target;
 use drivers::driver::{Driver, DriverError, MachineContext};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -384,18 +382,6 @@ impl Machine {
     /// Which way its engine is reached by.
     pub(crate) fn via(&self) -> Via {
         self.via.unwrap_or(self.record.via)
-    }
-
-    /// Where its SSH is, where it has any.
-    pub(crate) fn ssh_target(&self, driver: &dyn Driver) -> Result<Option<Target>, DriverError> {
-        Ok(driver.ssh()?.map(|endpoint| Target {
-            endpoint,
-            own_key: self.dir().join("id_ed25519"),
-            pins: self.record.ssh.host_keys.clone(),
-            accept_any: false,
-            known_hosts: self.home.join("known_hosts"),
-            may_ask: true,
-        }))
     }
 
     /// Its driver, as the record describes it.

@@ -1,6 +1,5 @@
 //! `machine.toml`: what is known of one machine.
 
-use crate::connect::Via;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -36,6 +35,19 @@ pub(crate) struct Record {
     /// What the driver stores.
     #[serde(default)]
     pub(crate) driver_config: toml::Table,
+}
+
+/// Which way a machine's engine is reached by: what `--via` says, or else its record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Via {
+    /// Mutual TLS, and SSH where its port is not reached
+    #[default]
+    Auto,
+    /// Mutual TLS alone
+    Tls,
+    /// One SSH session alone; the engine needs no open port
+    Ssh,
 }
 
 fn is_auto(via: &Via) -> bool {
