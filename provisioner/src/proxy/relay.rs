@@ -50,7 +50,7 @@ enum Ended {
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
     /// Serves it to its end.
     pub(super) async fn serve(mut self, upstreams: &Upstreams) -> io::Result<()> {
-        let mut input = Buffer::new();
+        let (mut input, mut output) = (Buffer::new(), Buffer::new());
         let mut told: Option<(MachineName, String)> = None;
         loop {
             let request = loop {
@@ -85,13 +85,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
             }
             let head = input.held()[..request.length].to_vec();
             input.consume(request.length);
-            let mut passed = self.pass(&mut input, upstream, &request, &head).await?;
+            let mut passed = self.pass((&mut input, &mut output), upstream, &request, &head).await?;
             if matches!(passed, Passed::Stale) {
                 let fresh = match upstreams.connect(&machine, true).await {
                     Ok(upstream) => upstream,
                     Err(error) => return self.fail(&mut input, "502 Bad Gateway", &request, &error).await,
                 };
-                passed = self.pass(&mut input, fresh, &request, &head).await?;
+                passed = self.pass((&mut input, &mut output), fresh, &request, &head).await?;
             }
             if !matches!(passed, Passed::Next) {
                 return Ok(());
@@ -102,17 +102,18 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
     /// Passes one request and its answer.
     async fn pass(
         &mut self,
-        input: &mut Buffer,
+        (input, output): (&mut Buffer, &mut Buffer),
         mut upstream: Upstream,
         request: &Request,
         head: &[u8],
     ) -> io::Result<Passed> {
-        let mut output = Buffer::new();
+        // Of a connection that is not used any more.
+        output.clear();
         let mut sent = Sent::default();
         let may_repeat = upstream.used && matches!(request.method.as_str(), "GET" | "HEAD" | "OPTIONS");
         let ended = {
             let up = send(&mut self.reader, input, &mut upstream.writer, request.body, head, &mut sent);
-            let down = answer(&mut upstream.reader, &mut output, &mut self.writer, request, may_repeat);
+            let down = answer(&mut upstream.reader, output, &mut self.writer, request, may_repeat);
             tokio::select! {
                 biased;
                 ended = down => ended?,
@@ -125,7 +126,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
                 if request.loses {
                     tokio::time::sleep(HEAD_START).await;
                 }
-                self.join(input, &mut upstream, &mut output).await?;
+                self.join(input, &mut upstream, output).await?;
                 Ok(Passed::Last)
             }
             Ended::Answered(answer) => {
