@@ -325,6 +325,39 @@ fn a_server_that_forwards_no_sockets_and_few_sessions_is_no_hindrance() {
 }
 
 #[test]
+fn a_user_who_may_not_open_the_engines_socket_comes_by_sudo() {
+    let Some(hostd) = hostd() else { return };
+    if let Some(missing) = ["sudo", "/usr/sbin/useradd"].iter().find(|program| !has(program)) {
+        eprintln!("skipped: {missing} is missing");
+        return;
+    }
+    if !in_own_world("a_user_who_may_not_open_the_engines_socket_comes_by_sudo") {
+        return;
+    }
+    let world = World::new(hostd);
+    // Without a password, and yet not locked.
+    Said::of(Command::new("/usr/sbin/useradd").args(["-M", "-d", "/", "-s", "/bin/sh", "-p", "*", "deploy"]))
+        .success();
+    fs::write("/etc/sudoers.d/deploy", "deploy ALL=(ALL) NOPASSWD: ALL\n").unwrap();
+    Said::of(Command::new("chmod").args(["440", "/etc/sudoers.d/deploy"])).success();
+    world.create("127.0.0.1", &["--generic-ssh-user", "deploy", "--via", "ssh"]).success();
+    assert!(!listens(2376));
+    world.berth(&["ps"]).success();
+    world.load();
+    let proxy = world.proxy();
+    let mut cat = proxy.command("docker");
+    cat.args(["run", "--network", "none", "--rm", "-i", "busybox", "sha256sum"]);
+    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    cat.stdin.take().unwrap().write_all(&vec![0; 3_000_000]).unwrap();
+    let sum = String::from_utf8(cat.wait_with_output().unwrap().stdout).unwrap();
+    let zeros = Said::of(Command::new("sh").args(["-c", "head -c 3000000 /dev/zero | sha256sum"])).stdout;
+    assert_eq!(sum, zeros);
+    fs::remove_file("/etc/sudoers.d/deploy").unwrap();
+    drop(proxy);
+    world.berth(&["ps"]).exits(1).says("opens no connection to /run/hostd.sock").says("sudo");
+}
+
+#[test]
 fn a_session_that_no_longer_answers_is_replaced() {
     let Some(hostd) = hostd() else { return };
     if !in_own_world("a_session_that_no_longer_answers_is_replaced") {

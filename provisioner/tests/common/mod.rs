@@ -149,6 +149,8 @@ impl Sshd {
         let dir = tempfile::Builder::new().prefix("berth-sshd-").tempdir().unwrap();
         keygen(&dir.path().join("host"), "");
         std::fs::copy(key.with_extension("pub"), dir.path().join("authorized")).unwrap();
+        // Its keys are read as the user who logs in.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let child = Self::spawn(dir.path(), port, "");
         Self { port, dir, child, settings: String::new() }
     }
