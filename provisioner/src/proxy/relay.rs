@@ -116,9 +116,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
             let down = answer(&mut upstream.reader, output, &mut self.writer, request, may_repeat);
             tokio::select! {
                 biased;
-                ended = down => ended?,
+                ended = down => ended,
                 failed = up => return Err(failed),
             }
+        };
+        let ended = match ended {
+            // A client that has gone was told to the engine, which had nothing more to say.
+            Err(_) if sent.closed => return Ok(Passed::Last),
+            ended => ended?,
         };
         match ended {
             Ended::Stale => Ok(Passed::Stale),
