@@ -159,6 +159,10 @@ fn meant(
         return Ok("container");
     }
     let names: Vec<String> = given.get_many::<String>("names").into_iter().flatten().cloned().collect();
+    // Only machines have labels to be selected by.
+    if names.is_empty() && given.value_source("selector") == Some(ValueSource::CommandLine) {
+        return Ok("machine");
+    }
     let is_machine =
         |name: &String| name.parse::<MachineName>().is_ok_and(|name| context.store.contains(&name));
     let machines = names.iter().filter(|name| is_machine(name)).count();

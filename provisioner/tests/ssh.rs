@@ -84,6 +84,35 @@ fn a_host_becomes_a_machine_and_provisioning_it_again_changes_nothing() {
 }
 
 #[test]
+fn a_command_runs_on_all_machines_that_are_selected() {
+    if !in_own_world("a_command_runs_on_all_machines_that_are_selected") {
+        return;
+    }
+    let (laptop, sshd, key) = world();
+    let port = sshd.port.to_string();
+    let host = ["--generic-ip-address", "127.0.0.1", "--generic-ssh-port", &port, "--generic-ssh-key"];
+    let flags =
+        [&["create", "--driver", "generic", "--label", "role=web"], &host[..], &[key.to_str().unwrap()]];
+    let mut command = laptop.command(&[&flags.concat()[..], &["web-{1,2}"]].concat());
+    Said::of(command.env("BERTH_HOSTD", "/nonexistent/hostd")).exits(1).says("create --resume web-1");
+    let said = laptop.berth(&["ssh", "-l", "role=web", "--", "echo", "out;", "printf", "end"]).success();
+    let mut lines: Vec<&str> = said.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["web-1: end", "web-1: out", "web-2: end", "web-2: out"]);
+    let said = laptop.berth(&["ssh", "-l", "role=web", "echo wrong >&2; exit 7"]).exits(7);
+    said.says("web-1: wrong").says("web-2: exit status 7");
+    laptop.create_none("none").success();
+    laptop.berth(&["label", "none", "role=web"]).success();
+    laptop
+        .berth(&["ssh", "-l", "role=web", "true"])
+        .exits(255)
+        .says("none: error: machine `none` has no SSH");
+    laptop.berth(&["ssh", "-l", "role=web"]).exits(2).says("take a command");
+    laptop.berth(&["ssh", "-l", "role=ci", "true"]).exits(1).says("no machine has the labels");
+    laptop.berth(&["ssh"]).exits(2);
+}
+
+#[test]
 fn commands_get_stdin_and_give_their_output_and_exit_code() {
     if !in_own_world("commands_get_stdin_and_give_their_output_and_exit_code") {
         return;

@@ -290,6 +290,9 @@ async fn install(
     Ok(())
 }
 
+/// Keys of hostd's configuration that are ours, as we could not reach it without.
+pub(crate) const OWN_KEYS: [&str; 5] = ["hosts", "tlsverify", "tlscacert", "tlscert", "tlskey"];
+
 /// `/etc/hostd/hostd.json`.
 fn config(machine: &Machine, driver: &dyn Driver) -> Result<String, CliError> {
     // Where ports are forwarded, the one in the URL is the laptop's.
@@ -299,13 +302,16 @@ fn config(machine: &Machine, driver: &dyn Driver) -> Result<String, CliError> {
     if machine.record.via != Via::Ssh {
         hosts.push(format!("tcp://0.0.0.0:{port}"));
     }
-    let config = serde_json::json!({
+    let mut config = serde_json::json!({
         "hosts": hosts,
         "tlsverify": true,
         "tlscacert": "/etc/hostd/tls/ca.pem",
         "tlscert": "/etc/hostd/tls/server.pem",
         "tlskey": "/etc/hostd/tls/server-key.pem",
     });
+    for (key, value) in machine.record.hostd.iter().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str())) {
+        config[key] = serde_json::to_value(value).doing(format!("cannot write `{key}` for hostd"))?;
+    }
     let text = serde_json::to_string_pretty(&config).doing("cannot write hostd's configuration")?;
     Ok(text + "\n")
 }

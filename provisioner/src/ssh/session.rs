@@ -54,6 +54,32 @@ pub(crate) struct Session {
     label: String,
 }
 
+/// Cuts a stream into lines.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+/// A line that is longer is told in pieces.
+const LONGEST_LINE: usize = 64 << 10;
+
+impl Lines {
+    fn take(&mut self, data: &[u8], mut tell: impl FnMut(&str)) {
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+            self.0.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.0.len() >= LONGEST_LINE {
+                let line = std::mem::take(&mut self.0);
+                tell(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+            }
+        }
+    }
+
+    /// What has no end of line.
+    fn end(self, mut tell: impl FnMut(&str)) {
+        if !self.0.is_empty() {
+            tell(&String::from_utf8_lossy(&self.0));
+        }
+    }
+}
+
 /// One server on the way, ready to be dialled.
 struct Hop {
     label: String,
@@ -141,6 +167,35 @@ impl Session {
         let (_, status) = tokio::join!(feed, collect);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Output { status: status?, stdout: text(stdout), stderr: text(stderr) })
+    }
+
+    /// Runs a command without stdin, and tells each line as it comes: whether it is of stderr, and the line. Answers
+    /// the command's status; 255 where a signal took it.
+    pub(crate) async fn run_by_lines(
+        &self,
+        command: &str,
+        mut tell: impl FnMut(bool, &str),
+    ) -> Result<u8, SshError> {
+        let mut channel = self.open().await?;
+        channel.exec(true, command).await?;
+        channel.eof().await?;
+        let (mut lines, mut status) = ([Lines::default(), Lines::default()], None);
+        while let Some(message) = channel.wait().await {
+            match message {
+                ChannelMsg::Data { data } => lines[0].take(&data, |line| tell(false, line)),
+                ChannelMsg::ExtendedData { data, .. } => lines[1].take(&data, |line| tell(true, line)),
+                ChannelMsg::Failure => return Err(SshError::NotRun),
+                ChannelMsg::ExitStatus { exit_status } => {
+                    status = Some(u8::try_from(exit_status).unwrap_or(1))
+                }
+                ChannelMsg::ExitSignal { .. } => status = Some(255),
+                _ => {}
+            }
+        }
+        for (err, rest) in [false, true].into_iter().zip(lines) {
+            rest.end(|line| tell(err, line));
+        }
+        status.ok_or(SshError::Broken(Box::new(russh::Error::Disconnect)))
     }
 
     /// Hands the terminal over: a shell, or a command.

@@ -20,13 +20,17 @@
 
 pub(crate) mod files;
 mod journal;
+pub(crate) mod labels;
 mod lock;
 mod name;
+mod pattern;
 mod record;
 
 pub(crate) use journal::{Event, Journal, Step, Steps};
+pub(crate) use labels::{Label, LabelChange, Labels, Selector};
 pub(crate) use lock::MachineLock;
 pub(crate) use name::MachineName;
+pub(crate) use pattern::NamePattern;
 pub(crate) use record::{Record, SCHEMA, ServerCertificate, Ssh, Stage, Via};
 
 use crate::error::{CliError, USAGE};

@@ -1,6 +1,8 @@
 //! `machine.toml`: what is known of one machine.
 
+use super::Labels;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -23,6 +25,18 @@ pub(crate) struct Record {
     /// When `create` began.
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) created: OffsetDateTime,
+    /// What the user says of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: Labels,
+    /// The fleet that made it, and that may therefore change and remove it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fleet: Option<String>,
+    /// The driver's flags that it was made with; no secret ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) flags: BTreeMap<String, String>,
+    /// Keys of hostd's configuration that are its own.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub(crate) hostd: toml::Table,
     /// What is known about the way in.
     #[serde(default)]
     pub(crate) ssh: Ssh,

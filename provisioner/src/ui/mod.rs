@@ -2,9 +2,11 @@
 
 mod progress;
 mod table;
+mod template;
 
-pub(crate) use progress::Progress;
+pub(crate) use progress::{Progress, Side};
 pub(crate) use table::Table;
+pub(crate) use template::{Fields, Output};
 
 use std::io::Write as _;
 

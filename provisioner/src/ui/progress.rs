@@ -1,7 +1,7 @@
 //! Progress on stderr: one line that changes on a terminal, plain lines elsewhere.
 
 use drivers::driver::Reporter;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 pub(crate) struct Progress {
     terminal: bool,
     prefix: Option<String>,
+    beside: Option<MultiProgress>,
     current: Mutex<Current>,
     listener: OnceLock<Listener>,
 }
@@ -31,6 +32,7 @@ impl Progress {
         Self {
             terminal: std::io::stderr().is_terminal(),
             prefix,
+            beside: None,
             current: Mutex::default(),
             listener: OnceLock::new(),
         }
@@ -43,24 +45,39 @@ impl Progress {
 
     /// A line that stays.
     pub(crate) fn say(&self, what: &str) {
-        let line = match &self.prefix {
-            Some(prefix) => format!("{prefix}: {what}"),
-            None => what.to_owned(),
-        };
-        match &self.lock().bar {
-            Some(bar) => bar.suspend(|| super::stderr(&line)),
-            None => super::stderr(&line),
+        let line = self.labelled(what);
+        self.aside(|| super::stderr(&line));
+    }
+
+    /// The name of a machine with which something was done, on stdout.
+    pub(crate) fn done(&self, name: &str) {
+        self.finish();
+        self.aside(|| super::stdout(name));
+    }
+
+    /// Writes lines that no bar may be drawn over.
+    fn aside(&self, write: impl FnOnce()) {
+        let current = self.lock();
+        match (&self.beside, &current.bar) {
+            (Some(all), _) => all.suspend(write),
+            (None, Some(bar)) => bar.suspend(write),
+            (None, None) => write(),
         }
+    }
+
+    /// What is said of this machine, where there are several.
+    fn labelled(&self, what: &str) -> String {
+        self.prefix.as_ref().map_or_else(|| what.to_owned(), |prefix| format!("{prefix}: {what}"))
     }
 
     /// Ends the line that changes.
     pub(crate) fn finish(&self) {
-        let mut current = self.lock();
-        if let Some(bar) = current.bar.take() {
+        let ended = std::mem::take(&mut *self.lock());
+        if let Some(bar) = ended.bar {
             bar.finish_and_clear();
-            super::stderr(&format!("  ✓ {}", current.what));
+            let line = format!("  ✓ {}", self.labelled(&ended.what));
+            self.aside(|| super::stderr(&line));
         }
-        *current = Current::default();
     }
 
     /// Ends the line that changes; only a success is marked as one.
@@ -96,9 +113,31 @@ impl Progress {
             }
             None => ProgressBar::new_spinner().with_style(style("  {spinner} {msg} ({elapsed})")),
         };
-        bar.set_message(what.to_owned());
+        let bar = match &self.beside {
+            Some(all) => all.add(bar),
+            None => bar,
+        };
+        bar.set_message(self.labelled(what));
         bar.enable_steady_tick(Duration::from_millis(120));
         current.bar = Some(bar);
+    }
+}
+
+/// Progress of several machines side by side: a line for each on a terminal.
+#[derive(Default)]
+pub(crate) struct Side(MultiProgress);
+
+impl Side {
+    /// No lines yet.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The progress of one machine.
+    pub(crate) fn progress(&self, machine: &str) -> Progress {
+        let mut progress = Progress::new(Some(machine.to_owned()));
+        progress.beside = Some(self.0.clone());
+        progress
     }
 }
 

@@ -5,7 +5,10 @@ use crate::context::Context;
 use crate::error::{CliError, Doing as _, PRECHECK};
 use crate::provision;
 use crate::ssh::keys;
-use crate::store::{Machine, MachineName, Record, SCHEMA, Ssh, Stage, Step, StoreError, save_record};
+use crate::store::{
+    Label, Labels, Machine, MachineName, NamePattern, Record, SCHEMA, Ssh, Stage, Step, StoreError,
+    save_record,
+};
 use crate::ui::Progress;
 use certs::Authority;
 use clap::{Arg, ArgAction, ArgMatches};
@@ -18,20 +21,61 @@ use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-/// Create a machine
+/// Create machines
 ///
-/// Makes it through its driver, installs hostd over SSH, and verifies the engine over mutual TLS. The first machine
-/// becomes the active one. A driver has flags of its own: `berth create --driver qemu --help` shows them.
+/// Makes them through their driver, installs hostd over SSH, and verifies the engine over mutual TLS. The first machine
+/// becomes the active one. Several are made at once; one that fails leaves the others. A driver has flags of its own: `berth create --driver qemu --help` shows them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateArgs {
-    /// Name of the machine
-    name: MachineName,
+    /// Name of the machine (can be repeated; `web-{1..8}` and `web-{a,b}` stand for several)
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<NamePattern>,
     /// Driver that makes it
     #[arg(long, short, env = "BERTH_DRIVER", default_value = registry::kinds()[0])]
     driver: String,
     /// Go on with a create that was interrupted
     #[arg(long)]
     resume: bool,
+    /// Label of the machine (can be repeated)
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<Label>,
+    /// How many machines are made at a time
+    #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+}
+
+/// What a machine is to be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// Kind of driver.
+    pub(crate) driver: String,
+    /// Its flags.
+    pub(crate) flags: FlagValues,
+    /// What the user says of it.
+    pub(crate) labels: Labels,
+    /// The fleet that it belongs to.
+    pub(crate) fleet: Option<String>,
+    /// Keys of hostd's configuration.
+    pub(crate) hostd: toml::Table,
+}
+
+impl CreateArgs {
+    /// The names, each once.
+    fn names(&self) -> Result<Vec<MachineName>, CliError> {
+        let mut names: Vec<MachineName> = Vec::new();
+        for name in self.names.iter().flat_map(|pattern| &pattern.0) {
+            if names.contains(name) {
+                return Err(CliError::usage(format!("`{name}` is named twice")));
+            }
+            names.push(name.clone());
+        }
+        Ok(names)
+    }
+
+    fn wanted(&self, flags: FlagValues) -> Wanted {
+        let labels = self.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
+        Wanted { driver: self.driver.clone(), flags, labels, ..Wanted::default() }
+    }
 }
 
 /// The flags of the driver that the command line chooses.
@@ -103,37 +147,72 @@ fn values(kind: &str, matches: &ArgMatches) -> FlagValues {
     registry::flags(kind).into_iter().flatten().filter_map(given).collect()
 }
 
+/// The flags without those that are secret, as they may stand in a record.
+pub(super) fn open_flags(kind: &str, flags: &FlagValues) -> FlagValues {
+    let known = registry::flags(kind).unwrap_or_default();
+    let open = |name: &String| known.iter().any(|flag| flag.name == name.as_str() && !flag.secret);
+    flags.iter().filter(|(name, _)| open(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 /// Runs it.
 pub(crate) fn run(args: &CreateArgs, matches: &ArgMatches, context: &Context) -> Result<ExitCode, CliError> {
     let flags =
         matches.subcommand_matches("create").map(|given| values(&args.driver, given)).unwrap_or_default();
-    context.block_on(async {
-        let mut interrupted = signal(SignalKind::interrupt()).doing("cannot wait for signals")?;
-        let mut terminated = signal(SignalKind::terminate()).doing("cannot wait for signals")?;
-        tokio::select! {
-            created = create_or_resume(args, &flags, context) => created,
-            _ = interrupted.recv() => Err(stopped(args, context)),
-            _ = terminated.recv() => Err(stopped(args, context)),
-        }
-    })?;
-    Ok(ExitCode::SUCCESS)
+    let (names, wanted) = (args.names()?, args.wanted(flags));
+    context.block_on(until_interrupted(&names, context, async {
+        super::each_of(&names, args.parallel.into(), |name, progress| {
+            let (wanted, alone) = (&wanted, names.len() == 1);
+            async move {
+                create_or_resume(&name, wanted, args.resume, context, &progress).await?;
+                if alone { tell_active(&name, context, &progress) } else { Ok(()) }
+            }
+        })
+        .await
+    }))
 }
 
-fn stopped(args: &CreateArgs, context: &Context) -> CliError {
-    let name = &args.name;
-    let error = CliError::new(format!("create of machine `{name}` was interrupted")).code(130);
-    if !context.store.contains(name) {
-        return error.hint("nothing was made");
+/// Runs a create to its end, or to a signal.
+pub(super) async fn until_interrupted<T>(
+    names: &[MachineName],
+    context: &Context,
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let mut interrupted = signal(SignalKind::interrupt()).doing("cannot wait for signals")?;
+    let mut terminated = signal(SignalKind::terminate()).doing("cannot wait for signals")?;
+    tokio::select! {
+        created = work => created,
+        _ = interrupted.recv() => Err(stopped(names, context)),
+        _ = terminated.recv() => Err(stopped(names, context)),
     }
+}
+
+fn stopped(names: &[MachineName], context: &Context) -> CliError {
+    let all: Vec<&str> = names.iter().map(MachineName::as_str).collect();
+    let unfinished = |name: &&MachineName| {
+        let loaded = context.store.contains(name).then(|| context.store.load(name));
+        loaded.is_some_and(|loaded| loaded.is_ok_and(|machine| machine.record.state == Stage::Creating))
+    };
+    let begun: Vec<&str> = names.iter().filter(unfinished).map(MachineName::as_str).collect();
+    let machines = if all.len() == 1 { "machine" } else { "machines" };
+    let error = CliError::new(format!("create of {machines} `{}` was interrupted", all.join(" "))).code(130);
+    if begun.is_empty() {
+        return error.hint("no machine was left unfinished");
+    }
+    let begun = begun.join(" ");
     error.hint(format!(
-        "go on with `berth create --resume {name}`, or remove it with `berth machine rm {name}`"
+        "go on with `berth create --resume {begun}`, or remove with `berth machine rm {begun}`"
     ))
 }
 
-async fn create_or_resume(args: &CreateArgs, flags: &FlagValues, context: &Context) -> Result<(), CliError> {
-    let progress = Progress::new(None);
-    let name = &args.name;
-    let (mut machine, mut driver, _lock) = if args.resume {
+/// Makes one machine, or goes on making it.
+pub(super) async fn create_or_resume(
+    name: &MachineName,
+    wanted: &Wanted,
+    resume: bool,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let (mut machine, mut driver, _lock) = if resume {
         let lock = context.store.lock(name)?;
         let machine = context.store.load(name)?;
         if machine.record.state == Stage::Ready {
@@ -143,9 +222,9 @@ async fn create_or_resume(args: &CreateArgs, flags: &FlagValues, context: &Conte
         let driver = machine.driver()?;
         (machine, driver, lock)
     } else {
-        begin(args, flags, context, &progress).await?
+        begin(name, wanted, context, progress).await?
     };
-    let built = build(&mut machine, driver.as_mut(), context, &progress).await;
+    let built = build(&mut machine, driver.as_mut(), context, progress).await;
     progress.finish_if(built.is_ok());
     built.map_err(|error| {
         let resume =
@@ -155,7 +234,11 @@ async fn create_or_resume(args: &CreateArgs, flags: &FlagValues, context: &Conte
     connect::watch_ports(&machine);
     let active = context.store.set_active_if_none(name)?;
     progress.say(&format!("Machine `{name}` is ready{}", if active { " and active" } else { "" }));
-    if !active {
+    Ok(())
+}
+
+fn tell_active(name: &MachineName, context: &Context, progress: &Progress) -> Result<(), CliError> {
+    if context.store.active()?.as_ref() != Some(name) {
         progress.say(&format!("`berth use {name}` makes it the active one"));
     }
     Ok(())
@@ -165,12 +248,12 @@ type Begun = (Machine, Box<dyn Driver>, crate::store::MachineLock);
 
 /// Checks this host and takes the name.
 async fn begin(
-    args: &CreateArgs,
-    flags: &FlagValues,
+    name: &MachineName,
+    wanted: &Wanted,
     context: &Context,
     progress: &Progress,
 ) -> Result<Begun, CliError> {
-    let (store, name) = (&context.store, &args.name);
+    let store = &context.store;
     if store.contains(name) {
         // Says which: complete or interrupted. A broken record counts as taken.
         let interrupted = store.load(name).is_ok_and(|machine| machine.record.state == Stage::Creating);
@@ -184,21 +267,25 @@ async fn begin(
         dir: store.dir(name).join("driver"),
         cache: store.home().join("cache"),
     };
-    let driver = registry::from_flags(&args.driver, flags, machine_context)?;
+    let driver = registry::from_flags(&wanted.driver, &wanted.flags, machine_context)?;
     driver.check(progress).await.map_err(|error| {
         let usage = error.kind == ErrorKind::Usage;
         let error = CliError::from(error);
         if usage { error } else { error.code(PRECHECK) }
     })?;
     if context.told_via == Some(Via::Ssh) && !(driver.features().ssh && driver.features().provisions) {
-        return Err(CliError::usage(format!("driver `{}` has no SSH for --via ssh", args.driver)));
+        return Err(CliError::usage(format!("driver `{}` has no SSH for --via ssh", wanted.driver)));
     }
     let record = Record {
         schema: SCHEMA,
         id,
         name: name.to_string(),
-        driver: args.driver.clone(),
+        driver: wanted.driver.clone(),
         state: Stage::Creating,
+        labels: wanted.labels.clone(),
+        fleet: wanted.fleet.clone(),
+        flags: open_flags(&wanted.driver, &wanted.flags),
+        hostd: wanted.hostd.clone(),
         created: OffsetDateTime::now_utc().replace_nanosecond(0).doing("cannot tell the time")?,
         ssh: Ssh::default(),
         via: context.told_via.unwrap_or_default(),

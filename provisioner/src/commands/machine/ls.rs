@@ -1,15 +1,19 @@
 //! `berth ls`: all machines, asked at once, with one deadline.
 
+use super::live::{self, Live};
 use crate::context::Context;
 use crate::error::CliError;
-use crate::provision::engine;
-use crate::store::{Machine, MachineName, Stage, StoreError};
-use crate::ui::{self, Format, Table};
-use drivers::driver::MachineState;
-use futures_util::future::join_all;
+use crate::store::{Labels, Listed, MachineName, Selector, labels};
+use crate::ui::{self, Fields, Output, Table};
+use futures_util::StreamExt as _;
+use regex_lite::Regex;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// How often `--watch` looks.
+const REDRAW: Duration = Duration::from_secs(2);
 
 /// List machines
 #[derive(Debug, clap::Args)]
@@ -17,41 +21,72 @@ pub(crate) struct LsArgs {
     /// Only names
     #[arg(long, short)]
     quiet: bool,
-    /// Only machines that match: name=, driver= or state= (can be repeated)
+    /// Only machines that match: driver=, state=, name= (a regular expression) or label=KEY=VALUE (can be repeated:
+    /// one of each kind must match)
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = Filter::parse)]
     filter: Vec<Filter>,
+    /// Only machines with these labels: KEY=VALUE, KEY!=VALUE or KEY; where several are given, all must hold
+    #[arg(short = 'l', long, value_name = "LABEL,…")]
+    selector: Option<Selector>,
     /// Seconds after which a machine that does not answer is shown as such
     #[arg(long, short, default_value_t = 10, value_name = "SECONDS")]
     timeout: u64,
-    /// How to write it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    /// How to write it: table, json, a template such as '{{.Name}}', or 'table {{.Name}}\t{{.State}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Output,
+    /// Look again every 2 seconds, until interrupted
+    #[arg(long, short)]
+    watch: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Filter {
-    Name(String),
+    Name(Regex),
     Driver(String),
     State(String),
+    Label(Selector),
 }
 
 impl Filter {
     fn parse(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
-            Some(("name", value)) => Ok(Self::Name(value.to_owned())),
+            Some(("name", value)) => {
+                Regex::new(value).map(Self::Name).map_err(|error| format!("`{value}` is no pattern: {error}"))
+            }
             Some(("driver", value)) => Ok(Self::Driver(value.to_owned())),
             Some(("state", value)) => Ok(Self::State(value.to_ascii_lowercase())),
-            _ => Err("a filter is name=, driver= or state= with a value".to_owned()),
+            Some(("label", value)) => value.parse().map(Self::Label),
+            Some(("swarm", _)) => Err("there is no Swarm, and so no filter for it".to_owned()),
+            _ => Err("a filter is name=, driver=, state= or label= with a value".to_owned()),
         }
     }
 
     fn matches(&self, row: &Row) -> bool {
         match self {
-            Self::Name(part) => row.name.contains(part.as_str()),
+            Self::Name(pattern) => pattern.is_match(&row.name),
             Self::Driver(driver) => row.driver == *driver,
-            Self::State(state) => row.state.to_ascii_lowercase() == *state,
+            Self::State(state) => row.live.state.to_ascii_lowercase() == *state,
+            Self::Label(selector) => selector.matches(&row.labels),
         }
     }
+
+    fn needs_answer(&self) -> bool {
+        matches!(self, Self::State(_))
+    }
+}
+
+/// Whether of each kind of filter that is given one matches.
+fn pass<'a>(filters: impl Iterator<Item = &'a Filter>, row: &Row) -> bool {
+    let mut kinds = Vec::new();
+    for filter in filters {
+        let kind = std::mem::discriminant(filter);
+        let matches = filter.matches(row);
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, any)) => *any |= matches,
+            None => kinds.push((kind, matches)),
+        }
+    }
+    kinds.into_iter().all(|(_, any)| any)
 }
 
 /// One machine, as it is shown.
@@ -60,32 +95,159 @@ struct Row {
     name: String,
     active: bool,
     driver: String,
-    state: String,
-    url: String,
-    version: String,
-    error: Option<String>,
+    labels: Labels,
+    #[serde(flatten)]
+    live: Live,
+    /// How long it took to answer, in milliseconds.
+    #[serde(skip)]
+    took: u128,
 }
 
 /// Runs it.
 pub(crate) fn run(args: &LsArgs, context: &Context) -> Result<ExitCode, CliError> {
-    let by_state = args.filter.iter().any(|filter| matches!(filter, Filter::State(_)));
-    let active = context.store.active()?;
-    let mut rows = if args.quiet && !by_state {
-        context.store.list()?.into_iter().map(|(name, loaded)| unasked(&name, &loaded)).collect()
-    } else {
-        let machines = context.store.list()?;
-        let until = Duration::from_secs(args.timeout);
-        context.block_on(async {
-            let until = Instant::now() + until;
-            Ok(join_all(machines.into_iter().map(|(name, loaded)| asked(name, loaded, until))).await)
-        })?
-    };
-    for row in &mut rows {
-        row.active = active.as_ref().is_some_and(|active| active.as_str() == row.name);
+    if !args.watch {
+        write(args, &rows(args, context)?)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    rows.retain(|row| args.filter.iter().all(|filter| filter.matches(row)));
-    write(args, &rows)?;
-    Ok(ExitCode::SUCCESS)
+    let terminal = std::io::stdout().is_terminal();
+    loop {
+        let rows = rows(args, context)?;
+        if terminal {
+            // To the upper left corner, and nothing below.
+            let mut out = std::io::stdout().lock();
+            if out.write_all(b"\x1b[H\x1b[2J").is_err() {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        write(args, &rows)?;
+        std::thread::sleep(REDRAW);
+    }
+}
+
+fn rows(args: &LsArgs, context: &Context) -> Result<Vec<Row>, CliError> {
+    let active = context.store.active()?;
+    let of_records = || args.filter.iter().filter(|filter| !filter.needs_answer());
+    if args.quiet
+        && args.filter.iter().all(|filter| matches!(filter, Filter::Name(_)))
+        && args.selector.is_none()
+    {
+        // Names are names of directories: no record is read.
+        let named = |name: MachineName| Row { name: name.to_string(), ..Row::default() };
+        let mut rows: Vec<Row> = context.store.names()?.into_iter().map(named).collect();
+        rows.retain(|row| pass(of_records(), row));
+        return Ok(rows);
+    }
+    let mut machines: Vec<(Row, Listed)> = Vec::new();
+    for listed in context.store.list()? {
+        let mut row = unasked(&listed);
+        row.active = active.as_ref() == Some(&listed.0);
+        if pass(of_records(), &row) && args.selector.as_ref().is_none_or(|it| it.matches(&row.labels)) {
+            machines.push((row, listed));
+        }
+    }
+    if args.quiet && !args.filter.iter().any(Filter::needs_answer) {
+        return Ok(machines.into_iter().map(|(row, _)| row).collect());
+    }
+    let until = Duration::from_secs(args.timeout);
+    let mut rows = context.block_on(async {
+        let until = Instant::now() + until;
+        let asked = machines
+            .into_iter()
+            .enumerate()
+            .map(|(at, machine)| async move { (at, ask(machine, until).await) });
+        // As they answer: a dead one holds up no other.
+        let mut rows: Vec<_> =
+            futures_util::stream::iter(asked).buffer_unordered(live::at_once()).collect().await;
+        rows.sort_by_key(|(at, _)| *at);
+        Ok(rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>())
+    })?;
+    rows.retain(|row| pass(args.filter.iter(), row));
+    Ok(rows)
+}
+
+/// What the store alone knows.
+fn unasked((name, loaded): &Listed) -> Row {
+    let mut row = Row { name: name.to_string(), ..Row::default() };
+    if let Ok(machine) = loaded {
+        row.driver = machine.record.driver.clone();
+        row.labels = machine.record.labels.clone();
+    }
+    row
+}
+
+async fn ask((mut row, (_, loaded)): (Row, Listed), until: Instant) -> Row {
+    let began = Instant::now();
+    row.live = match loaded {
+        Ok(machine) => live::ask(&machine, until).await,
+        Err(error) => {
+            let error = CliError::from(error).one_line();
+            Live { state: "Error".to_owned(), error: Some(error), ..Live::default() }
+        }
+    };
+    row.took = began.elapsed().as_millis();
+    row
+}
+
+/// The fields of templates; those of docker-machine under its names too.
+const FIELDS: [&str; 12] = [
+    "Name",
+    "Active",
+    "Driver",
+    "DriverName",
+    "State",
+    "URL",
+    "Version",
+    "DockerVersion",
+    "Cert",
+    "Labels",
+    "Error",
+    "ResponseTime",
+];
+
+impl Row {
+    fn active(&self) -> &'static str {
+        if self.active { "*" } else { "-" }
+    }
+
+    fn cert(&self) -> String {
+        match self.live.cert_days {
+            None => String::new(),
+            Some(days) if days < 0 => "expired".to_owned(),
+            Some(days) => format!("{days}d"),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.active().to_owned(),
+            self.driver.clone(),
+            self.live.state.clone(),
+            self.live.url.clone(),
+            self.live.version.clone(),
+            self.cert(),
+            labels::line(&self.labels),
+            self.live.error.clone().unwrap_or_default(),
+        ]
+    }
+
+    fn fields(&self) -> Fields {
+        let values = [
+            self.name.clone(),
+            self.active().to_owned(),
+            self.driver.clone(),
+            self.driver.clone(),
+            self.live.state.clone(),
+            self.live.url.clone(),
+            self.live.version.clone(),
+            self.live.version.clone(),
+            self.cert(),
+            labels::line(&self.labels),
+            self.live.error.clone().unwrap_or_default(),
+            format!("{}ms", self.took),
+        ];
+        FIELDS.into_iter().map(str::to_owned).zip(values.map(serde_json::Value::from)).collect()
+    }
 }
 
 fn write(args: &LsArgs, rows: &[Row]) -> Result<(), CliError> {
@@ -94,61 +256,46 @@ fn write(args: &LsArgs, rows: &[Row]) -> Result<(), CliError> {
         ui::stdout(&names.join("\n"));
         return Ok(());
     }
-    if args.format == Format::Json {
+    if args.format == Output::Json {
         return ui::json(&rows);
     }
-    let mut table = Table::new(&["NAME", "ACTIVE", "DRIVER", "STATE", "URL", "VERSION", "ERRORS"]);
-    for row in rows {
-        let active = if row.active { "*" } else { "-" };
-        let errors = row.error.clone().unwrap_or_default();
-        table.row(vec![
-            row.name.clone(),
-            active.to_owned(),
-            row.driver.clone(),
-            row.state.clone(),
-            row.url.clone(),
-            row.version.clone(),
-            errors,
-        ]);
-    }
-    table.print();
-    Ok(())
+    let fields: Vec<Fields> = rows.iter().map(Row::fields).collect();
+    args.format.write(&FIELDS, &fields, || {
+        let mut table =
+            Table::new(&["NAME", "ACTIVE", "DRIVER", "STATE", "URL", "VERSION", "CERT", "LABELS", "ERRORS"]);
+        rows.iter().for_each(|row| table.row(row.cells()));
+        table
+    })
 }
 
-/// What the store alone knows.
-fn unasked(name: &MachineName, loaded: &Result<Machine, StoreError>) -> Row {
-    let driver = loaded.as_ref().map(|machine| machine.record.driver.clone()).unwrap_or_default();
-    Row { name: name.to_string(), driver, ..Row::default() }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn asked(name: MachineName, loaded: Result<Machine, StoreError>, until: Instant) -> Row {
-    let mut row = unasked(&name, &loaded);
-    row.state = "Error".to_owned();
-    if let Err(error) = ask(loaded, &mut row, until).await {
-        row.error = Some(error.one_line());
-    }
-    row
-}
-
-async fn ask(loaded: Result<Machine, StoreError>, row: &mut Row, until: Instant) -> Result<(), CliError> {
-    let machine = loaded?;
-    let driver = machine.driver()?;
-    row.url = driver.url().unwrap_or_default();
-    let Ok(state) = tokio::time::timeout_at(until, engine::state(&machine, driver.as_ref())).await else {
-        row.state = "Timeout".to_owned();
-        return Ok(());
-    };
-    let state = state?;
-    row.state = super::state_word(state).to_owned();
-    if machine.record.state == Stage::Creating {
-        row.error = Some(format!("create was interrupted: `berth create --resume {}`", machine.name));
-        return Ok(());
-    }
-    if state == MachineState::Running {
-        match tokio::time::timeout_at(until, engine::version(&machine)).await {
-            Ok(version) => row.version = version?,
-            Err(_) => row.error = Some("the engine did not answer in time".to_owned()),
+    #[test]
+    fn of_each_kind_of_filter_one_must_match() {
+        let row = Row {
+            name: "web-1".into(),
+            driver: "qemu".into(),
+            labels: [("role".to_owned(), "web".to_owned())].into(),
+            ..Row::default()
+        };
+        for (filters, passes) in [
+            (&[][..], true),
+            (&["name=web"], true),
+            (&["name=^eb"], false),
+            (&["name=^web-[0-9]$", "driver=qemu"], true),
+            (&["driver=qemu", "driver=none"], true),
+            (&["driver=none", "name=web"], false),
+            (&["label=role=web"], true),
+            (&["label=role=ci"], false),
+            (&["label=role"], true),
+        ] {
+            let filters: Vec<Filter> = filters.iter().map(|text| Filter::parse(text).unwrap()).collect();
+            assert_eq!(pass(filters.iter(), &row), passes, "{filters:?}");
+        }
+        for wrong in ["swarm=x", "name", "colour=red", "name=(", "label=a b=c"] {
+            assert!(Filter::parse(wrong).is_err(), "{wrong}");
         }
     }
-    Ok(())
 }

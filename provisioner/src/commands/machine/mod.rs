@@ -4,11 +4,14 @@ mod context;
 pub(crate) mod create;
 mod env;
 mod forwarder;
+mod label;
+mod live;
 mod ls;
 mod power;
 mod provision;
 mod proxy;
 mod rm;
+mod select;
 mod shell;
 mod show;
 mod ssh;
@@ -16,8 +19,10 @@ mod ssh;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::store::MachineName;
+use crate::ui::{Progress, Side};
 use clap::ArgMatches;
 use drivers::driver::MachineState;
+use futures_util::StreamExt as _;
 use power::Power;
 use std::process::ExitCode;
 
@@ -36,11 +41,11 @@ pub(crate) enum MachineCommand {
     /// Show all that is known of machines, as JSON
     Inspect(show::InspectArgs),
     /// Show a machine's address
-    Ip(show::OneArgs),
+    Ip(show::AskArgs),
     /// Show the URL of a machine's engine
-    Url(show::OneArgs),
+    Url(show::UrlArgs),
     /// Show whether a machine runs; exit code 1 where it does not
-    Status(show::OneArgs),
+    Status(show::AskArgs),
     /// Start machines
     Start(power::PowerArgs),
     /// Stop machines: ask the guest to power off, and power it off if it does not in time
@@ -51,6 +56,7 @@ pub(crate) enum MachineCommand {
     Kill(power::PowerArgs),
     Rm(rm::RmArgs),
     Ssh(ssh::SshArgs),
+    Label(label::LabelArgs),
     Provision(provision::ProvisionArgs),
     Proxy(proxy::ProxyArgs),
     Context(context::ContextArgs),
@@ -83,6 +89,7 @@ pub(crate) fn run(
         C::Kill(args) => power::run(&args, Power::Kill, context),
         C::Rm(args) => rm::run(&args, context),
         C::Ssh(args) => ssh::run(&args, context),
+        C::Label(args) => label::run(&args, context),
         C::Provision(args) => provision::run(&args, context),
         C::Proxy(args) => proxy::run(&args, context),
         C::Context(args) => context::run(&args, context),
@@ -111,6 +118,7 @@ impl MachineCommand {
                 | C::Url(_)
                 | C::Status(_)
                 | C::Ssh(_)
+                | C::Label(_)
                 | C::Proxy(_)
                 | C::Context(_)
                 | C::Forwarder(_)
@@ -118,24 +126,40 @@ impl MachineCommand {
     }
 }
 
-/// Does something to each machine in turn, past failures. All failures but the last are printed here, the last is the
-/// command's own.
+/// How many machines are worked on at a time.
+const AT_ONCE: usize = 8;
+
+/// Does something to each machine, several at a time, past failures. All failures but the last are printed here, in
+/// the machines' order; the last is the command's own.
 async fn each<F: Future<Output = Result<(), CliError>>>(
     names: &[MachineName],
-    mut act: impl FnMut(MachineName) -> F,
+    act: impl FnMut(MachineName, Progress) -> F,
 ) -> Result<ExitCode, CliError> {
-    let mut failed: Option<CliError> = None;
-    for name in names {
-        if let Err(error) = act(name.clone()).await
-            && let Some(before) = failed.replace(error)
-        {
-            before.print();
-        }
-    }
-    match failed {
-        None => Ok(ExitCode::SUCCESS),
-        Some(error) => Err(error),
-    }
+    each_of(names, AT_ONCE, act).await
+}
+
+/// The same, with another number at a time.
+async fn each_of<F: Future<Output = Result<(), CliError>>>(
+    names: &[MachineName],
+    at_once: usize,
+    mut act: impl FnMut(MachineName, Progress) -> F,
+) -> Result<ExitCode, CliError> {
+    let side = Side::new();
+    let progress = |name: &MachineName| match names {
+        [_] => Progress::new(None),
+        _ => side.progress(name.as_str()),
+    };
+    let work = names.iter().enumerate().map(|(at, name)| {
+        let done = act(name.clone(), progress(name));
+        async move { (at, done.await) }
+    });
+    let done = futures_util::stream::iter(work).buffer_unordered(at_once.max(1));
+    let failed = done.filter_map(async |(at, done)| done.err().map(|error| (at, error)));
+    let mut failed: Vec<(usize, CliError)> = failed.collect().await;
+    failed.sort_by_key(|(at, _)| *at);
+    let Some((_, last)) = failed.pop() else { return Ok(ExitCode::SUCCESS) };
+    failed.iter().for_each(|(_, error)| error.print());
+    Err(last)
 }
 
 /// How a state is shown.

@@ -1,20 +1,20 @@
 //! `berth start`, `stop`, `restart` and `kill` of machines.
 
+use super::select::Machines;
 use crate::connect::{self, Forwarder};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::provision;
 use crate::store::{Machine, MachineName, Stage, StoreError};
-use crate::ui::{self, Progress};
+use crate::ui::Progress;
 use drivers::driver::Reporter as _;
 use std::process::ExitCode;
 
 /// Machines to act on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PowerArgs {
-    /// Machine (can be repeated)
-    #[arg(value_name = "MACHINE", required = true)]
-    machines: Vec<MachineName>,
+    #[command(flatten)]
+    machines: Machines,
 }
 
 /// What to do with them.
@@ -28,9 +28,10 @@ pub(crate) enum Power {
 
 /// Runs it.
 pub(crate) fn run(args: &PowerArgs, power: Power, context: &Context) -> Result<ExitCode, CliError> {
-    context.block_on(async {
-        super::each(&args.machines, |name| async move { act(&name, power, context).await }).await
-    })
+    let names = args.machines.names(context)?;
+    context.block_on(super::each(&names, |name, progress| async move {
+        act(&name, power, context, &progress).await
+    }))
 }
 
 async fn forward(machine: &Machine) -> Result<(), CliError> {
@@ -39,7 +40,12 @@ async fn forward(machine: &Machine) -> Result<(), CliError> {
     Forwarder::of(machine)?.sync(&engine).await
 }
 
-async fn act(name: &MachineName, power: Power, context: &Context) -> Result<(), CliError> {
+async fn act(
+    name: &MachineName,
+    power: Power,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), CliError> {
     let store = &context.store;
     if !store.contains(name) {
         return Err(StoreError::NotFound(name.to_string()).into());
@@ -47,7 +53,6 @@ async fn act(name: &MachineName, power: Power, context: &Context) -> Result<(), 
     let _lock = store.lock(name)?;
     let mut machine = store.load(name)?;
     let mut driver = machine.driver()?;
-    let progress = Progress::new(None);
     let doing = match power {
         Power::Start => "Starting",
         Power::Stop => "Stopping",
@@ -90,7 +95,6 @@ async fn act(name: &MachineName, power: Power, context: &Context) -> Result<(), 
     if !comes_up {
         connect::watcher::ended(&machine.dir()).await;
     }
-    progress.finish();
-    ui::stdout(name.as_str());
+    progress.done(name.as_str());
     Ok(())
 }

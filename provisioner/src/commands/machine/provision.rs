@@ -1,10 +1,11 @@
 //! `berth provision`: the steps of `create` that install hostd, again.
 
+use super::select::Machines;
 use crate::context::Context;
 use crate::error::{CliError, Doing as _};
 use crate::provision;
 use crate::store::{Event, MachineName, Step, StoreError};
-use crate::ui::{self, Progress};
+use crate::ui::Progress;
 use certs::Authority;
 use std::process::ExitCode;
 
@@ -14,9 +15,8 @@ use std::process::ExitCode;
 /// any more and is reached over SSH from now on; `--via auto` takes that back.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProvisionArgs {
-    /// Machine (can be repeated)
-    #[arg(value_name = "MACHINE", required = true)]
-    machines: Vec<MachineName>,
+    #[command(flatten)]
+    machines: Machines,
     /// Trust whatever host key the machine shows now, and pin it
     #[arg(long)]
     accept_host_key: bool,
@@ -24,13 +24,18 @@ pub(crate) struct ProvisionArgs {
 
 /// Runs it.
 pub(crate) fn run(args: &ProvisionArgs, context: &Context) -> Result<ExitCode, CliError> {
-    context.block_on(async {
-        super::each(&args.machines, |name| async move { again(&name, args.accept_host_key, context).await })
-            .await
-    })
+    let names = args.machines.names(context)?;
+    context.block_on(super::each(&names, |name, progress| async move {
+        again(&name, args.accept_host_key, context, &progress).await
+    }))
 }
 
-async fn again(name: &MachineName, accept_host_key: bool, context: &Context) -> Result<(), CliError> {
+pub(super) async fn again(
+    name: &MachineName,
+    accept_host_key: bool,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), CliError> {
     let store = &context.store;
     if !store.contains(name) {
         return Err(StoreError::NotFound(name.to_string()).into());
@@ -48,14 +53,13 @@ async fn again(name: &MachineName, accept_host_key: bool, context: &Context) -> 
         machine.record.via = via;
         machine.save()?;
     }
-    let progress = Progress::new(None);
     let ca = Authority::load_or_create(&store.certs_dir()).doing("cannot use the certificate authority")?;
     let leaf = ca.issue_client(&format!("berth {name}")).doing("cannot issue a client certificate")?;
     certs::write_client_bundle(&machine.dir(), ca.cert_pem(), &leaf)
         .doing("cannot store the client certificate")?;
     machine.journal().note(Event::Planned, Step::Provision)?;
-    provision::run(&mut machine, driver.as_ref(), store, &progress, accept_host_key).await?;
+    provision::run(&mut machine, driver.as_ref(), store, progress, accept_host_key).await?;
     machine.journal().note(Event::Done, Step::Provision)?;
-    ui::stdout(name.as_str());
+    progress.done(name.as_str());
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! `berth rm` of machines: what the journal lists, in reverse.
 
+use super::select::Machines;
 use crate::connect;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::store::{Event, MachineName, Step};
-use crate::ui::{self, Progress};
+use crate::ui::Progress;
 use drivers::driver::Reporter as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -14,9 +15,8 @@ use std::process::ExitCode;
 /// Removes what `create` made, in reverse. On a host that was there before (driver generic), hostd stays.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RmArgs {
-    /// Machine to remove (can be repeated)
-    #[arg(value_name = "MACHINE", required = true)]
-    machines: Vec<MachineName>,
+    #[command(flatten)]
+    machines: Machines,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -27,35 +27,47 @@ pub(crate) struct RmArgs {
 
 /// Runs it.
 pub(crate) fn run(args: &RmArgs, context: &Context) -> Result<ExitCode, CliError> {
-    if !args.yes && !args.force && !confirmed(&args.machines)? {
+    let names = args.machines.names(context)?;
+    if !args.yes && !args.force && !confirmed(&names)? {
         return Err(CliError::new("nothing was removed"));
     }
-    context.block_on(async {
-        super::each(&args.machines, |name| async move { remove(&name, args.force, context).await }).await
-    })
+    context.block_on(super::each(&names, |name, progress| async move {
+        remove(&name, args.force, context, &progress).await
+    }))
 }
 
 fn confirmed(machines: &[MachineName]) -> Result<bool, CliError> {
     let names: Vec<&str> = machines.iter().map(MachineName::as_str).collect();
+    ask_user(
+        &format!("Remove {}?", names.join(", ")),
+        &format!("refusing to remove {} unasked", names.join(", ")),
+    )
+}
+
+/// Asks on the terminal; where there is none, that is the error.
+pub(super) fn ask_user(question: &str, refusal: &str) -> Result<bool, CliError> {
     if !std::io::stdin().is_terminal() {
-        return Err(CliError::usage(format!("refusing to remove {} unasked", names.join(", ")))
-            .hint("there is no terminal to ask on: say `--yes`"));
+        return Err(CliError::usage(refusal).hint("there is no terminal to ask on: say `--yes`"));
     }
     let mut stderr = std::io::stderr().lock();
     // Where the question cannot be shown, the answer cannot be yes.
-    let asked = write!(stderr, "Remove {}? [y/N] ", names.join(", ")).and_then(|()| stderr.flush());
+    let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     Ok(asked.is_ok() && read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-async fn remove(name: &MachineName, force: bool, context: &Context) -> Result<(), CliError> {
+pub(super) async fn remove(
+    name: &MachineName,
+    force: bool,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), CliError> {
     let store = &context.store;
     if !store.contains(name) {
         return Err(crate::store::StoreError::NotFound(name.to_string()).into());
     }
     let _lock = store.lock(name)?;
-    let progress = Progress::new(None);
     progress.step(&format!("Removing machine `{name}`"));
     match take_down(name, context).await {
         Ok(kept) => {
@@ -75,8 +87,7 @@ async fn remove(name: &MachineName, force: bool, context: &Context) -> Result<()
     }
     connect::watcher::ended(&store.dir(name)).await;
     store.forget(name)?;
-    progress.finish();
-    ui::stdout(name.as_str());
+    progress.done(name.as_str());
     Ok(())
 }
 
