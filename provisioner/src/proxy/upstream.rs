@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt as _, ReadHalf, WriteHalf};
 
 /// A connection that waits longer than this is not used any more: it may be about to be closed at the other end.
@@ -35,7 +35,8 @@ pub(super) struct Upstream {
 struct Route {
     way: Way,
     stamp: Stamp,
-    idle: Mutex<Vec<(Instant, Upstream)>>,
+    /// By the wall's clock: the other one stands still while a laptop sleeps, and connections do not outlive that.
+    idle: Mutex<Vec<(SystemTime, Upstream)>>,
 }
 
 /// What changes with a machine's record, certificates or ports, as all are replaced by renaming.
@@ -70,7 +71,7 @@ impl Upstreams {
         while let Some((since, mut upstream)) =
             route.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
         {
-            if !fresh && since.elapsed() < IDLE && upstream.is_open() {
+            if !fresh && is_recent(since) && upstream.is_open() {
                 return Ok(upstream);
             }
         }
@@ -119,6 +120,11 @@ async fn down(machine: &Machine) -> Option<CliError> {
     }
 }
 
+/// A clock that was set back tells nothing.
+fn is_recent(since: SystemTime) -> bool {
+    since.elapsed().is_ok_and(|elapsed| elapsed < IDLE)
+}
+
 impl Upstream {
     /// Whether nothing has come, not even the end.
     fn is_open(&mut self) -> bool {
@@ -130,9 +136,9 @@ impl Upstream {
         self.used = true;
         let route = self.route.clone();
         let mut idle = route.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(since, _)| since.elapsed() < IDLE);
+        idle.retain(|(since, _)| is_recent(*since));
         if idle.len() < MOST_IDLE {
-            idle.push((Instant::now(), self));
+            idle.push((SystemTime::now(), self));
         }
     }
 }
