@@ -199,3 +199,62 @@ fn many_machines_are_made_at_once_and_one_that_fails_leaves_the_others() {
     create(&laptop, &["x", "--parallel", "0"]).exits(2);
     create(&laptop, &[]).exits(2);
 }
+
+#[test]
+fn several_engines_are_asked_at_once_and_answer_in_one_table() {
+    let laptop = Laptop::new();
+    let url = engine(&[
+        VERSION,
+        (
+            "/containers/json",
+            r#"[{"Id":"0123456789abcdef","Names":["/db"],"Image":"pg","Command":"run","Created":1,"State":"running","Status":"Up"}]"#,
+        ),
+        ("/images/json", r#"[{"Id":"sha256:fedcba9876543210","RepoTags":["pg:1"],"Created":1,"Size":2000}]"#),
+        ("/info", r#"{"ServerVersion":"9.8.7","Containers":3,"MemTotal":2000000000}"#),
+        ("/images/create", r#"{"status":"Downloaded"}"#),
+    ]);
+    let up = ["create", "--driver", "none", "--none-url", &url, "--label", "role=web", "web-{1..2}"];
+    laptop.berth(&up).success();
+    create(&laptop, &["dead"]).success();
+    let said = laptop.berth(&["ps", "-l", "role=web"]).success();
+    let lines: Vec<Vec<&str>> = said.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..3], ["MACHINE", "CONTAINER", "ID"]);
+    assert_eq!((lines[1][0], lines[1][1], lines[2][0]), ("web-1", "0123456789ab", "web-2"));
+    // One that is not reached hides no other, and is told at the end.
+    let said = laptop.berth(&["ps", "-a", "-q", "--all-machines"]).exits(1);
+    assert_eq!(said.stdout, "web-1: 0123456789ab\nweb-2: 0123456789ab\n");
+    said.says("cannot reach machine `dead`");
+    let said = laptop.berth(&["ps", "-l", "role", "--format", "{{.Machine}}/{{.Names}}"]).success();
+    assert_eq!(said.stdout, "web-1/db\nweb-2/db\n");
+    laptop
+        .berth(&["ps", "-l", "role", "--format", "{{.Name}}"])
+        .exits(2)
+        .says("the fields are Machine, ID, Names");
+    let said = laptop.berth(&[
+        "images",
+        "-l",
+        "role",
+        "--format",
+        "{{.Machine}} {{.Repository}}:{{.Tag}} {{.Size}}",
+    ]);
+    assert_eq!(said.success().stdout, "web-1 pg:1 2kB\nweb-2 pg:1 2kB\n");
+    laptop.berth(&["images", "-m", "web-1"]).success().says("fedcba987654");
+    laptop.berth(&["info", "-l", "role"]).success().says("MACHINE").says("2GB");
+    let said = laptop.berth(&["pull", "-l", "role", "pg:1"]).success();
+    assert_eq!(said.stdout, "web-1: docker.io/library/pg:1\nweb-2: docker.io/library/pg:1\n");
+    laptop.berth(&["ps", "-l", "role=ci"]).exits(1).says("no machine has the labels role=ci");
+    laptop.berth(&["ps", "-l", "role", "--all-machines"]).exits(2);
+}
+
+#[test]
+fn a_machine_that_never_answers_is_given_up_in_time() {
+    let laptop = Laptop::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("tcp://{}", silent.local_addr().unwrap());
+    laptop.berth(&["create", "--driver", "none", "--none-url", &url, "silent"]).success();
+    laptop.berth(&["ps", "--timeout", "1"]).exits(1).says("did not answer within 1 seconds");
+    laptop
+        .berth(&["images", "--all-machines", "--timeout", "1"])
+        .exits(1)
+        .says("machine `silent` did not answer");
+}

@@ -1,10 +1,11 @@
 //! `berth images`.
 
+use super::across::{Across, Bound};
 use super::{human, names};
-use crate::connect::{self, failed};
+use crate::connect::{self, Engine, failed};
 use crate::context::Context;
 use crate::error::CliError;
-use crate::ui::{self, Format, Table};
+use crate::ui::{self, Fields, Output, Table};
 use serde::Deserialize;
 use serde_json::json;
 use std::process::ExitCode;
@@ -24,9 +25,11 @@ pub(crate) struct ImagesArgs {
     /// Digests too
     #[arg(long)]
     digests: bool,
-    /// How to print them; json is an object per line
+    /// How to print them: table, json (an object per line), or a template such as '{{.Repository}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
+    format: Output,
+    #[command(flatten)]
+    across: Across,
     /// Only images of this repository
     #[arg(value_name = "REPOSITORY[:TAG]")]
     reference: Option<String>,
@@ -50,56 +53,83 @@ struct Row<'a> {
     digest: &'a str,
 }
 
+/// The fields of templates.
+const FIELDS: [&str; 7] = ["Machine", "ID", "Repository", "Tag", "Digest", "CreatedSince", "Size"];
+
 const NONE: &str = "<none>";
 
 pub(crate) fn run(args: ImagesArgs, context: &Context) -> Result<ExitCode, CliError> {
     context.block_on(async {
-        let connection = connect::selected(context).await?;
-        let mut path = format!("/images/json?all={}&digests={}", u8::from(args.all), u8::from(args.digests));
-        if let Some(reference) = &args.reference {
-            let filters = json!({ "reference": [reference] }).to_string();
-            path.push_str(&format!("&filters={}", names::query(&filters)));
+        if args.across.several() {
+            let answers =
+                args.across.gather(context, Bound::Answer, async |engine| args.ask(engine).await).await?;
+            let of = |(machine, images): &(String, Vec<Image>)| args.rows(Some(machine), images);
+            args.print(&answers.answers.iter().flat_map(of).collect::<Vec<_>>())?;
+            return answers.ended().map(|()| ExitCode::SUCCESS);
         }
-        let listed = connection.engine.get(&path).await;
-        let images: Vec<Image> = listed.map_err(|e| failed("cannot list images", e))?;
-        args.print(&images);
+        let asked = async { args.ask(&connect::selected(context).await?.engine).await };
+        args.print(&args.rows(None, &args.across.in_time(asked).await?))?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
 impl ImagesArgs {
-    fn print(&self, images: &[Image]) {
-        let id = |image: &Image| {
-            if self.no_trunc { image.id.clone() } else { human::short_id(&image.id).to_owned() }
-        };
-        let heads: &[_] = if self.digests {
-            &["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"]
-        } else {
-            &["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]
-        };
-        let mut table = Table::new(heads);
+    async fn ask(&self, engine: &Engine) -> Result<Vec<Image>, CliError> {
+        let mut path = format!("/images/json?all={}&digests={}", u8::from(self.all), u8::from(self.digests));
+        if let Some(reference) = &self.reference {
+            let filters = json!({ "reference": [reference] }).to_string();
+            path.push_str(&format!("&filters={}", names::query(&filters)));
+        }
+        engine.get(&path).await.map_err(|e| failed("cannot list images", e))
+    }
+
+    /// A line for each name of each image; machines are told where there are several.
+    fn rows(&self, machine: Option<&String>, images: &[Image]) -> Vec<Fields> {
+        let mut rows = Vec::new();
         for (image, row) in
             images.iter().flat_map(|image| image.rows().into_iter().map(move |row| (image, row)))
         {
-            let (id, age, size) = (id(image), human::ago(image.created), human::size(image.size));
-            match (self.quiet, self.format) {
-                (true, _) => ui::stdout(&id),
-                (false, Format::Json) => ui::stdout(
-                    &json!({ "ID": id, "Repository": row.repository, "Tag": row.tag, "Digest": row.digest,
-                        "CreatedSince": age, "Size": size })
-                    .to_string(),
-                ),
-                (false, Format::Table) => {
-                    let mut cells = vec![row.repository.to_owned(), row.tag.to_owned()];
-                    cells.extend(self.digests.then(|| row.digest.to_owned()));
-                    cells.extend([id, age, size]);
-                    table.row(cells);
-                }
+            let id = if self.no_trunc { &image.id } else { human::short_id(&image.id) };
+            let values = [
+                ("ID", id.to_owned()),
+                ("Repository", row.repository.to_owned()),
+                ("Tag", row.tag.to_owned()),
+                ("Digest", row.digest.to_owned()),
+                ("CreatedSince", human::ago(image.created)),
+                ("Size", human::size(image.size)),
+            ];
+            let machine = machine.map(|machine| ("Machine", machine.clone()));
+            let fields = machine.into_iter().chain(values);
+            rows.push(fields.map(|(key, value)| (key.to_owned(), value.into())).collect());
+        }
+        rows
+    }
+
+    fn print(&self, rows: &[Fields]) -> Result<(), CliError> {
+        let text =
+            |row: &Fields, key: &str| row.get(key).and_then(|it| it.as_str()).unwrap_or_default().to_owned();
+        if self.quiet {
+            for row in rows {
+                let (machine, id) = (text(row, "Machine"), text(row, "ID"));
+                ui::stdout(&if machine.is_empty() { id } else { format!("{machine}: {id}") });
             }
+            return Ok(());
         }
-        if !self.quiet && self.format == Format::Table {
-            table.print();
-        }
+        let columns = [
+            ("MACHINE", "Machine", self.across.several()),
+            ("REPOSITORY", "Repository", true),
+            ("TAG", "Tag", true),
+            ("DIGEST", "Digest", self.digests),
+            ("IMAGE ID", "ID", true),
+            ("CREATED", "CreatedSince", true),
+            ("SIZE", "Size", true),
+        ];
+        self.format.write(&FIELDS, rows, || {
+            let shown = || columns.iter().filter(|(.., shown)| *shown);
+            let mut table = Table::new(&shown().map(|(head, ..)| *head).collect::<Vec<_>>());
+            rows.iter().for_each(|row| table.row(shown().map(|(_, key, _)| text(row, key)).collect()));
+            table
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Flags, words and exit codes are docker's, so that hands and scripts need not learn new ones.
 
+mod across;
 mod attach;
 mod attached;
 mod create;

@@ -1,10 +1,11 @@
 //! `berth ps`.
 
+use super::across::{Across, Bound};
 use super::{human, names};
-use crate::connect::{self, failed};
+use crate::connect::{self, Engine, failed};
 use crate::context::Context;
 use crate::error::CliError;
-use crate::ui::{self, Format, Table};
+use crate::ui::{self, Fields, Output, Table};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -28,10 +29,29 @@ pub(crate) struct PsArgs {
     /// Only those of which this is true, such as status=exited
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = filter)]
     filter: Vec<(String, String)>,
-    /// How to print them; json is an object per line
+    /// How to print them: table, json (an object per line), or a template such as '{{.Names}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
+    format: Output,
+    #[command(flatten)]
+    across: Across,
 }
+
+/// The fields of templates.
+const FIELDS: [&str; 13] = [
+    "Machine",
+    "ID",
+    "Names",
+    "Image",
+    "Command",
+    "CreatedAt",
+    "RunningFor",
+    "State",
+    "Status",
+    "Ports",
+    "Labels",
+    "Mounts",
+    "Networks",
+];
 
 fn filter(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a filter is written KEY=VALUE")?;
@@ -39,7 +59,7 @@ fn filter(text: &str) -> Result<(String, String), String> {
 }
 
 /// A container as it is listed. An engine may leave out what it does not know.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Container {
     id: String,
@@ -55,7 +75,7 @@ struct Container {
     mounts: Option<Vec<Mount>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Port {
     #[serde(rename = "IP")]
@@ -65,13 +85,13 @@ struct Port {
     r#type: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Networks {
     networks: Option<BTreeMap<String, serde_json::Value>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Mount {
     name: String,
@@ -80,10 +100,23 @@ struct Mount {
 
 pub(crate) fn run(args: PsArgs, context: &Context) -> Result<ExitCode, CliError> {
     context.block_on(async {
-        let connection = connect::selected(context).await?;
-        let listed = connection.engine.get(&args.path()).await;
-        let containers: Vec<Container> = listed.map_err(|e| failed("cannot list containers", e))?;
-        args.print(&containers);
+        if args.across.several() {
+            let answers =
+                args.across.gather(context, Bound::Answer, async |engine| args.ask(engine).await).await?;
+            let of = |(machine, containers): &(String, Vec<Container>)| {
+                let rows = containers.iter().map(|container| (Some(machine.clone()), container.clone()));
+                rows.collect::<Vec<_>>()
+            };
+            args.print(&answers.answers.iter().flat_map(of).collect::<Vec<_>>())?;
+            return answers.ended().map(|()| ExitCode::SUCCESS);
+        }
+        let asked = async {
+            let connection = connect::selected(context).await?;
+            let containers = args.ask(&connection.engine).await?;
+            Ok((connection, containers))
+        };
+        let (connection, containers) = args.across.in_time(asked).await?;
+        args.print(&containers.into_iter().map(|container| (None, container)).collect::<Vec<_>>())?;
         // A container may have ended by itself, or have been started by another client.
         super::tell(connection.forwarder.sync(&connection.engine).await);
         Ok(ExitCode::SUCCESS)
@@ -106,19 +139,32 @@ impl PsArgs {
         path
     }
 
-    fn print(&self, containers: &[Container]) {
+    async fn ask(&self, engine: &Engine) -> Result<Vec<Container>, CliError> {
+        engine.get(&self.path()).await.map_err(|e| failed("cannot list containers", e))
+    }
+
+    /// Machines are told where there are several.
+    fn print(&self, containers: &[(Option<String>, Container)]) -> Result<(), CliError> {
         if self.quiet {
-            containers.iter().for_each(|container| ui::stdout(self.id(&container.id)));
-            return;
+            for (machine, container) in containers {
+                let id = self.id(&container.id);
+                ui::stdout(&machine.as_ref().map_or(id.to_owned(), |machine| format!("{machine}: {id}")));
+            }
+            return Ok(());
         }
-        if self.format == Format::Json {
-            containers.iter().for_each(|container| ui::stdout(&self.json(container).to_string()));
-            return;
-        }
-        let mut table =
-            Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
-        for container in containers {
-            table.row(vec![
+        let fields: Vec<Fields> = containers
+            .iter()
+            .map(|(machine, container)| self.fields(machine.as_deref(), container))
+            .collect();
+        self.format.write(&FIELDS, &fields, || self.table(containers))
+    }
+
+    fn table(&self, containers: &[(Option<String>, Container)]) -> Table {
+        let heads = ["MACHINE", "CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+        let mut table = Table::new(if self.across.several() { &heads } else { &heads[1..] });
+        for (machine, container) in containers {
+            let mut cells = Vec::from_iter(machine.clone());
+            cells.extend([
                 self.id(&container.id).to_owned(),
                 container.image.clone(),
                 self.command(container),
@@ -127,8 +173,9 @@ impl PsArgs {
                 container.ports(),
                 container.names(),
             ]);
+            table.row(cells);
         }
-        table.print();
+        table
     }
 
     fn id<'a>(&self, id: &'a str) -> &'a str {
@@ -140,7 +187,18 @@ impl PsArgs {
         format!("\"{}\"", human::ellipsis(&container.command, width))
     }
 
-    /// An object with the keys that docker prints.
+    /// The keys that docker prints, and the machine's name where there are several.
+    fn fields(&self, machine: Option<&str>, container: &Container) -> Fields {
+        let mut fields = Fields::new();
+        if let Some(machine) = machine {
+            fields.insert("Machine".to_owned(), machine.into());
+        }
+        if let serde_json::Value::Object(of_container) = self.json(container) {
+            fields.extend(of_container);
+        }
+        fields
+    }
+
     fn json(&self, container: &Container) -> serde_json::Value {
         let labels = container.labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
         let mounts = container.mounts.iter().flatten();

@@ -1,9 +1,11 @@
 //! `berth pull`.
 
+use super::across::{Across, Bound};
 use super::names;
 use crate::connect::{self, Engine, failed};
 use crate::context::Context;
 use crate::error::CliError;
+use drivers::driver::Reporter as _;
 use hyper::Method;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Deserialize;
@@ -18,13 +20,18 @@ pub(crate) struct PullArgs {
     /// Print the image's name only
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    across: Across,
     /// Image to pull
     image: String,
 }
 
 pub(crate) fn run(args: PullArgs, context: &Context) -> Result<ExitCode, CliError> {
     context.block_on(async {
-        let connection = connect::selected(context).await?;
+        if args.across.several() {
+            return pull_on_all(&args, context).await;
+        }
+        let connection = args.across.in_time(connect::selected(context)).await?;
         if !args.quiet && names::split_reference(&args.image).1.is_none() {
             crate::ui::stderr("Using default tag: latest");
         }
@@ -32,6 +39,26 @@ pub(crate) fn run(args: PullArgs, context: &Context) -> Result<ExitCode, CliErro
         crate::ui::stdout(&names::canonical(&args.image));
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Pulls on several machines at once. Each tells when it is done; what a layer does is not told.
+async fn pull_on_all(args: &PullArgs, context: &Context) -> Result<ExitCode, CliError> {
+    names::image(&args.image)?;
+    let side = crate::ui::Side::new();
+    let answers = args.across.gather(context, Bound::Connect, async |engine| {
+        let progress = side.progress(engine.machine());
+        if !args.quiet {
+            progress.step(&format!("Pulling {}", args.image));
+        }
+        let pulled = pull(engine, &args.image, true).await;
+        progress.finish_if(pulled.is_ok());
+        pulled
+    });
+    let answers = answers.await?;
+    for (machine, ()) in &answers.answers {
+        crate::ui::stdout(&format!("{machine}: {}", names::canonical(&args.image)));
+    }
+    answers.ended().map(|()| ExitCode::SUCCESS)
 }
 
 /// Pulls an image and shows how that goes on.
