@@ -49,13 +49,21 @@ pub fn open(
 }
 
 fn unknown(kind: &str) -> DriverError {
-    let nearest = kinds().iter().map(|k| (distance(kind, k), *k)).min().filter(|(d, _)| *d <= 2);
     let known = kinds().join(", ");
-    let hint = match nearest {
-        Some((_, near)) => format!("did you mean `{near}`? The drivers are: {known}"),
+    let hint = match nearest(kind, kinds().iter().copied()) {
+        Some(near) => format!("did you mean `{near}`? The drivers are: {known}"),
         None => format!("the drivers are: {known}"),
     };
     DriverError::new(ErrorKind::Usage, format!("unknown driver `{kind}`")).hint(hint)
+}
+
+/// The candidate that a mistyped word most likely stands for.
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|known| (distance(word, known), known))
+        .min()
+        .filter(|(edits, _)| *edits <= 2)
+        .map(|(_, known)| known)
 }
 
 /// Edits (insert, delete, replace) between two words.

@@ -19,6 +19,7 @@ mod connect;
 mod context;
 mod contexts;
 mod error;
+mod fleet;
 mod provision;
 mod proxy;
 mod ssh;

@@ -48,6 +48,11 @@ fn valid_value(value: &str) -> Result<String, String> {
     ))
 }
 
+/// Checks labels that come from a file.
+pub(crate) fn check(labels: &Labels) -> Result<(), String> {
+    labels.iter().try_for_each(|(key, value)| valid_key(key).and(valid_value(value)).map(drop))
+}
+
 /// What is done to a machine's labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LabelChange {

@@ -3,6 +3,7 @@
 use crate::connect::{self, Via};
 use crate::context::Context;
 use crate::error::{CliError, Doing as _, PRECHECK};
+use crate::fleet::Declared;
 use crate::provision;
 use crate::ssh::keys;
 use crate::store::{
@@ -11,11 +12,13 @@ use crate::store::{
 };
 use crate::ui::Progress;
 use certs::Authority;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 use drivers::driver::{Driver, ErrorKind, Flag, FlagValues, Keys, MachineContext, Reporter as _};
 use drivers::registry;
 use std::ffi::OsString;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,8 +31,11 @@ use uuid::Uuid;
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateArgs {
     /// Name of the machine (can be repeated; `web-{1..8}` and `web-{a,b}` stand for several)
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required_unless_present = "file")]
     names: Vec<NamePattern>,
+    /// Create the machine that a file declares: name, driver, flags, labels, hostd
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["names", "labels", "resume"])]
+    file: Option<PathBuf>,
     /// Driver that makes it
     #[arg(long, short, env = "BERTH_DRIVER", default_value = registry::kinds()[0])]
     driver: String,
@@ -57,6 +63,14 @@ pub(crate) struct Wanted {
     pub(crate) fleet: Option<String>,
     /// Keys of hostd's configuration.
     pub(crate) hostd: toml::Table,
+}
+
+impl Wanted {
+    /// What a file declares.
+    pub(super) fn declared(declared: &Declared, fleet: Option<&str>) -> Self {
+        let Declared { driver, flags, labels, hostd } = declared.clone();
+        Self { driver, flags, labels, fleet: fleet.map(str::to_owned), hostd }
+    }
 }
 
 impl CreateArgs {
@@ -148,17 +162,35 @@ fn values(kind: &str, matches: &ArgMatches) -> FlagValues {
 }
 
 /// The flags without those that are secret, as they may stand in a record.
-pub(super) fn open_flags(kind: &str, flags: &FlagValues) -> FlagValues {
+pub(crate) fn open_flags(kind: &str, flags: &FlagValues) -> FlagValues {
     let known = registry::flags(kind).unwrap_or_default();
     let open = |name: &String| known.iter().any(|flag| flag.name == name.as_str() && !flag.secret);
     flags.iter().filter(|(name, _)| open(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The file alone says what the machine is.
+fn refuse_flags(args: &CreateArgs, matches: &ArgMatches) -> Result<(), CliError> {
+    let Some(given) = matches.subcommand_matches("create") else { return Ok(()) };
+    let told = |id: &str| given.value_source(id) == Some(ValueSource::CommandLine);
+    let flags = registry::flags(&args.driver).unwrap_or_default();
+    let Some(id) = flags.iter().map(|flag| flag.name).chain(["driver"]).find(|id| told(id)) else {
+        return Ok(());
+    };
+    Err(CliError::usage(format!("--{id} stands beside --file")).hint("say it in the file"))
 }
 
 /// Runs it.
 pub(crate) fn run(args: &CreateArgs, matches: &ArgMatches, context: &Context) -> Result<ExitCode, CliError> {
     let flags =
         matches.subcommand_matches("create").map(|given| values(&args.driver, given)).unwrap_or_default();
-    let (names, wanted) = (args.names()?, args.wanted(flags));
+    let (names, wanted) = match &args.file {
+        Some(file) => {
+            refuse_flags(args, matches)?;
+            let (name, declared) = crate::fleet::read_machine(file)?;
+            (vec![name], Wanted::declared(&declared, None))
+        }
+        None => (args.names()?, args.wanted(flags)),
+    };
     context.block_on(until_interrupted(&names, context, async {
         super::each_of(&names, args.parallel.into(), |name, progress| {
             let (wanted, alone) = (&wanted, names.len() == 1);

@@ -3,6 +3,7 @@
 mod context;
 pub(crate) mod create;
 mod env;
+mod fleet;
 mod forwarder;
 mod label;
 mod live;
@@ -57,6 +58,7 @@ pub(crate) enum MachineCommand {
     Rm(rm::RmArgs),
     Ssh(ssh::SshArgs),
     Label(label::LabelArgs),
+    Fleet(fleet::FleetArgs),
     Provision(provision::ProvisionArgs),
     Proxy(proxy::ProxyArgs),
     Context(context::ContextArgs),
@@ -90,6 +92,7 @@ pub(crate) fn run(
         C::Rm(args) => rm::run(&args, context),
         C::Ssh(args) => ssh::run(&args, context),
         C::Label(args) => label::run(&args, context),
+        C::Fleet(args) => fleet::run(&args, context),
         C::Provision(args) => provision::run(&args, context),
         C::Proxy(args) => proxy::run(&args, context),
         C::Context(args) => context::run(&args, context),
@@ -106,6 +109,9 @@ impl MachineCommand {
     /// Whether it leaves machines as they are.
     fn reads(&self) -> bool {
         use MachineCommand as C;
+        if let C::Fleet(args) = self {
+            return args.reads();
+        }
         matches!(
             self,
             C::Ls(_)
