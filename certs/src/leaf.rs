@@ -69,6 +69,13 @@ pub fn not_after(cert_pem: &str) -> Result<OffsetDateTime> {
     with_x509(cert_pem, |cert| cert.validity().not_after.to_datetime())
 }
 
+/// The same of a certificate as DER.
+pub fn not_after_of(der: &[u8]) -> Result<OffsetDateTime> {
+    let invalid = |source| CertError::Invalid { what: "the certificate".to_owned(), source };
+    let (_, cert) = x509_parser::parse_x509_certificate(der).map_err(|e| invalid(e.to_string().into()))?;
+    Ok(cert.validity().not_after.to_datetime())
+}
+
 /// Its public key with the algorithm, as DER.
 pub(crate) fn public_key(cert_pem: &str) -> Result<Vec<u8>> {
     with_x509(cert_pem, |cert| cert.public_key().raw.to_vec())

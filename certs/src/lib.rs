@@ -24,7 +24,7 @@ mod tests;
 
 pub use authority::Authority;
 pub use error::CertError;
-pub use leaf::{Leaf, identity_name, not_after, write_client_bundle};
+pub use leaf::{Leaf, identity_name, not_after, not_after_of, write_client_bundle};
 pub use tls::{client_config, server_config, server_config_without_clients};
 
 /// What this crate answers.

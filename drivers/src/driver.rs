@@ -268,6 +268,10 @@ pub trait Driver: Send + Sync {
     fn ssh(&self) -> Result<Option<SshEndpoint>, DriverError>;
     /// `tcp://host:port` of the engine.
     fn url(&self) -> Result<String, DriverError>;
+    /// The file that the console of the latest run is written to, where there is one; it may be cut at any time.
+    fn console_log(&self) -> Option<PathBuf> {
+        None
+    }
     /// The last lines of the console, where there is one: shown when SSH never comes up.
     async fn console_tail(&self) -> Option<String> {
         None

@@ -5,8 +5,10 @@
 //! `--machine` is given, or when none of the names is a machine's; machines are meant when all of them are; a
 //! mixture is refused. `create` takes the flags of the driver that is chosen, which is therefore looked for first.
 
+use crate::commands::completion::{self, CompletionArgs};
 use crate::commands::container::{self, ContainerCommand};
 use crate::commands::machine::{self, MachineCommand};
+use crate::commands::man::{self, ManArgs};
 use crate::commands::version::{self, VersionArgs};
 use crate::connect::Via;
 use crate::context::Context;
@@ -18,7 +20,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Verbs that exist for machines and for containers.
-const SHARED: [&str; 6] = ["stop", "start", "restart", "kill", "rm", "inspect"];
+const SHARED: [&str; 7] = ["stop", "start", "restart", "kill", "rm", "inspect", "logs"];
 
 /// Container hosts anywhere, driven from here
 #[derive(Debug, clap::Parser)]
@@ -40,8 +42,19 @@ struct Globals {
 
 /// Parses the command line and runs the command.
 pub(crate) fn run(argv: Vec<OsString>) -> Result<ExitCode, CliError> {
+    if completion::answer(&argv, || command(&argv).unwrap_or_else(|_| Globals::command())) {
+        return Ok(ExitCode::SUCCESS);
+    }
     let matches = parse(&argv)?;
     match matches.subcommand() {
+        Some(("completion", given)) => {
+            completion::run(&CompletionArgs::from_arg_matches(given).unwrap_or_else(|e| e.exit()), &argv)
+        }
+        // With the flags of the default driver.
+        Some(("man", given)) => man::run(
+            &ManArgs::from_arg_matches(given).unwrap_or_else(|e| e.exit()),
+            command(&["berth".into(), "create".into()])?,
+        ),
         Some((verb, given)) if SHARED.contains(&verb) => {
             let context = context(&matches)?;
             let group = meant(verb, given, &matches, &context)?;
@@ -114,7 +127,9 @@ fn command(argv: &[OsString]) -> Result<Command, CliError> {
         }
     }
     let version = VersionArgs::augment_args(Command::new("version").about("Show the version of berth"));
-    Ok(top.subcommand(machines).subcommand(containers).subcommand(version))
+    let completion = CompletionArgs::augment_args(Command::new("completion"));
+    let man = ManArgs::augment_args(Command::new("man"));
+    Ok(top.subcommands([machines, containers, version, completion, man]))
 }
 
 /// The plain form of a shared verb: the options of both, and names that are not told apart yet.
@@ -143,6 +158,9 @@ fn either(verb: &'static str, of_machine: &Command, of_container: &Command) -> C
 
 /// What a shared verb does, in the list of commands.
 fn about_both(verb: &str) -> String {
+    if verb == "logs" {
+        return "Show what machines or containers have said".to_owned();
+    }
     let (first, rest) = verb.split_at(1);
     let object = if verb == "rm" { "Remove".to_owned() } else { format!("{}{rest}", first.to_uppercase()) };
     format!("{object} machines or containers")
@@ -160,7 +178,10 @@ fn meant(
     }
     let names: Vec<String> = given.get_many::<String>("names").into_iter().flatten().cloned().collect();
     // Only machines have labels to be selected by.
-    if names.is_empty() && given.value_source("selector") == Some(ValueSource::CommandLine) {
+    if names.is_empty()
+        && given.try_contains_id("selector").unwrap_or(false)
+        && given.value_source("selector") == Some(ValueSource::CommandLine)
+    {
         return Ok("machine");
     }
     let is_machine =

@@ -18,6 +18,7 @@ mod commands;
 mod connect;
 mod context;
 mod contexts;
+mod doctor;
 mod error;
 mod fleet;
 mod provision;

@@ -416,6 +416,10 @@ impl Driver for Qemu {
         Ok(format!("tcp://{LOCALHOST}:{}", self.port(self.config.engine_port)?))
     }
 
+    fn console_log(&self) -> Option<PathBuf> {
+        Some(self.context.dir.join(process::CONSOLE))
+    }
+
     async fn console_tail(&self) -> Option<String> {
         const LINES: usize = 20;
         let bytes = tokio::fs::read(self.context.dir.join(process::CONSOLE)).await.ok()?;

@@ -115,7 +115,11 @@ pub(crate) async fn run(name: &MachineName, store: &Store) -> Result<(), CliErro
     let mut told = String::new();
     loop {
         let Some(machine) = running(name, &machine, store).await else { break };
-        if let Err(error) = follow(&machine).await {
+        let followed = tokio::select! {
+            followed = follow(&machine) => followed,
+            () = renamed(name, store) => break,
+        };
+        if let Err(error) = followed {
             let error = error.one_line();
             if error != told {
                 log(&error);
@@ -134,6 +138,13 @@ async fn running(name: &MachineName, before: &Machine, store: &Store) -> Option<
     let state = machine.driver().ok()?.state().await.ok()?;
     let up = !matches!(state, MachineState::Stopped | MachineState::Absent);
     (up && machine.record.id == before.record.id).then_some(machine)
+}
+
+/// Until no machine has this name: under its new one, it gets another process.
+async fn renamed(name: &MachineName, store: &Store) {
+    while store.contains(name) {
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Keeps the forwards in step until the engine is lost.

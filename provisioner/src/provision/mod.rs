@@ -11,12 +11,17 @@ mod binary;
 mod certificate;
 pub(crate) mod engine;
 mod script;
+mod upgrade;
+
+pub(crate) use script::logs;
+pub(crate) use upgrade::{Upgraded, Wanted, upgrade};
 
 use crate::connect::{self, Via};
 use crate::error::{CliError, Doing as _};
 use crate::ssh::{Session, Target};
 use crate::store::{Machine, Store, authority};
 use crate::ui::Progress;
+use binary::Binary;
 use certs::Authority;
 use drivers::driver::{Driver, MachineState, Reporter as _};
 use script::{Init, Install};
@@ -76,7 +81,12 @@ async fn with_session(
         progress.step("Installing nftables, which is missing");
         as_root(session, &facts, script::NFTABLES, "cannot install nftables").await?;
     }
-    let uploaded = upload(session, &facts, progress).await?;
+    let binary = binary::find(facts.get("arch"))?;
+    let uploaded = if facts.get("hostd") == binary.sha256 {
+        None
+    } else {
+        Some(upload(session, &binary, progress).await?)
+    };
     progress.step("Installing certificates, configuration and service");
     let installed = install(session, &facts, machine, driver, store, uploaded.as_ref()).await;
     if let (Some(uploaded), Err(_)) = (&uploaded, &installed) {
@@ -220,11 +230,7 @@ struct Uploaded {
     sha256: String,
 }
 
-async fn upload(session: &Session, facts: &Facts, progress: &Progress) -> Result<Option<Uploaded>, CliError> {
-    let binary = binary::find(facts.get("arch"))?;
-    if facts.get("hostd") == binary.sha256 {
-        return Ok(None);
-    }
+async fn upload(session: &Session, binary: &Binary, progress: &Progress) -> Result<Uploaded, CliError> {
     let staged = session.run("sh -s", script::STAGE.as_bytes()).await?;
     let (dir, free) = staged.stdout.trim().split_once(' ').unwrap_or((staged.stdout.trim(), ""));
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
@@ -255,7 +261,7 @@ async fn upload(session: &Session, facts: &Facts, progress: &Progress) -> Result
         let _ = session.run(&format!("rm -rf '{dir}'"), b"").await;
         return Err(error);
     }
-    Ok(Some(uploaded))
+    Ok(uploaded)
 }
 
 async fn install(

@@ -59,6 +59,32 @@ if [ -d /run/systemd/system ]; then journalctl -u hostd -n 20 --no-pager -o cat 
 else tail -n 20 /var/log/hostd.log 2>&1; fi
 "#;
 
+/// Writes hostd's log to stdout: the last `tail` lines (or `all`) of those since a moment, then what follows.
+///
+/// Nothing is lost or told twice between the two: what follows begins at the line where the first part was counted to end.
+pub(crate) fn logs(tail: &str, since: Option<time::OffsetDateTime>, follow: bool) -> String {
+    let (seconds, at) = since.map_or((String::new(), String::new()), |at| {
+        let stamp = at.to_offset(time::UtcOffset::UTC).replace_nanosecond(0).unwrap_or(at);
+        let stamp = stamp.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+        (format!("--since=@{}", at.unix_timestamp()), stamp.trim_end_matches('Z').to_owned())
+    });
+    let follow = if follow { "-f" } else { "" };
+    let wanted = if tail == "all" { "cat".to_owned() } else { format!("tail -n {tail}") };
+    format!(
+        r#"
+s=
+if [ "$(id -u)" != 0 ]; then s='sudo -n'; fi
+if [ -d /run/systemd/system ]; then exec $s journalctl -q -u hostd --no-pager -o cat -n {tail} {seconds} {follow}; fi
+log=/var/log/hostd.log
+all=$($s sed -n '$=' "$log") || exit 1
+all=${{all:-0}}
+# A line without a time belongs to the one before it.
+$s head -n "$all" "$log" | awk -v since='{at}' '/^[0-9]+-[0-9]+-[0-9]+T/ {{ on = ($1 >= since) }} on || since == ""' | {wanted}
+if [ -n "{follow}" ]; then exec $s tail -n "+$((all + 1))" -F "$log"; fi
+"#
+    )
+}
+
 /// Says `dead` where hostd ends as soon as it is started.
 pub(crate) const HEALTH: &str = r#"
 if [ -d /run/systemd/system ]; then
@@ -169,6 +195,69 @@ if [ -n "$changed" ] || ! running; then
     echo restarted
 fi
 "#;
+
+/// Where a new hostd waits for its turn: in the directory of the one that it replaces, so that a rename does it.
+pub(crate) const STAGED: &str = "/usr/local/bin/.hostd-new";
+
+/// Removes a hostd that is staged.
+pub(crate) const UNSTAGE: &str = "rm -f /usr/local/bin/.hostd-new\n";
+
+/// Stages an uploaded hostd of this checksum.
+pub(crate) fn stage(path: &str, sha256: &str) -> String {
+    format!(
+        "{UPGRADE_HEAD}trap 'rm -f \"$new.partial\"' EXIT
+cp '{path}' \"$new.partial\"
+rm -f '{path}'
+echo '{sha256}  '\"$new.partial\" | sha256sum -c - >/dev/null
+chmod 755 \"$new.partial\"
+sync \"$new.partial\" 2>/dev/null || sync
+mv -f \"$new.partial\" \"$new\"
+"
+    )
+}
+
+/// Keeps the hostd that is there as hostd.old.
+pub(crate) const KEEP: &str = "ln -f /usr/local/bin/hostd /usr/local/bin/hostd.old && sync\n";
+
+/// Puts the staged hostd of this checksum in place, unless it is there already, and restarts.
+pub(crate) fn swap(sha256: &str, init: Init) -> String {
+    format!(
+        "{UPGRADE_HEAD}if [ \"$(sha256sum < \"$hostd\" | cut -d' ' -f1)\" != {sha256} ]; then
+    mv -f \"$new\" \"$hostd\"
+    sync
+else rm -f \"$new\"; fi
+{}",
+        start(init)
+    )
+}
+
+/// Puts hostd.old in place again, and restarts.
+pub(crate) fn swap_back(init: Init) -> String {
+    format!(
+        "{UPGRADE_HEAD}cp -p \"$old\" \"$new\"
+sync \"$new\" 2>/dev/null || sync
+mv -f \"$new\" \"$hostd\"
+sync
+{}",
+        start(init)
+    )
+}
+
+const UPGRADE_HEAD: &str = r#"
+set -eu
+umask 077
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin"
+hostd=/usr/local/bin/hostd old=/usr/local/bin/hostd.old new=/usr/local/bin/.hostd-new
+changed=yes unit=
+"#;
+
+fn start(init: Init) -> &'static str {
+    match init {
+        Init::Systemd => START_SYSTEMD,
+        Init::OpenRc => START_OPENRC,
+        Init::None => START_NONE,
+    }
+}
 
 /// The init system of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -198,6 +198,11 @@ impl Session {
         status.ok_or(SshError::Broken(Box::new(russh::Error::Disconnect)))
     }
 
+    /// Runs a command without input, and writes what it says to this process's stdout and stderr as it comes.
+    pub(crate) async fn listen(&self, command: &str) -> Result<u8, SshError> {
+        shell::listen(self.open().await?, command).await
+    }
+
     /// Hands the terminal over: a shell, or a command.
     pub(crate) async fn interact(&self, command: Option<&str>, pty: bool) -> Result<u8, SshError> {
         shell::interact(self.open().await?, command, pty).await

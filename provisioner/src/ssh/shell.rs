@@ -28,6 +28,34 @@ pub(crate) async fn interact(
     relay(channel, pty).await
 }
 
+/// Runs a command without input; answers its exit status. A reader that went away (`| head`) ends it, with success.
+pub(crate) async fn listen(mut channel: Channel<Msg>, command: &str) -> Result<u8, SshError> {
+    channel.exec(true, command).await?;
+    channel.eof().await?;
+    let (mut stdout, mut stderr, mut status) = (tokio::io::stdout(), tokio::io::stderr(), None);
+    while let Some(message) = channel.wait().await {
+        let written = match message {
+            ChannelMsg::Data { data } => match stdout.write_all(&data).await {
+                Ok(()) => stdout.flush().await,
+                failed => failed,
+            },
+            ChannelMsg::ExtendedData { data, .. } => stderr.write_all(&data).await,
+            ChannelMsg::Failure => return Err(SshError::NotRun),
+            ChannelMsg::ExitStatus { exit_status } => {
+                status = Some(exit_status);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        match written {
+            Err(closed) if closed.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+            other => other.map_err(SshError::Terminal)?,
+        }
+    }
+    let status = status.ok_or(SshError::Broken(Box::new(russh::Error::Disconnect)))?;
+    Ok(u8::try_from(status).unwrap_or(255))
+}
+
 async fn relay(channel: Channel<Msg>, pty: bool) -> Result<u8, SshError> {
     let (mut reader, writer) = channel.split();
     let (mut stdin, mut stdout, mut stderr) = (tokio::io::stdin(), tokio::io::stdout(), tokio::io::stderr());

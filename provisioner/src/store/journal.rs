@@ -127,6 +127,19 @@ impl<S: Steps> Journal<S> {
         if self.is_done(step)? { Ok(()) } else { self.note(Event::Done, step) }
     }
 
+    /// Ends the operation: its journal is gone. None is fine.
+    pub(crate) fn end(&self) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Write { path: self.path.clone(), source };
+        match std::fs::remove_file(&self.path) {
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed)?,
+        }
+        match self.path.parent() {
+            Some(dir) => super::files::sync_dir(dir).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
     /// The last event of each step that has one, in order of the steps.
     pub(crate) fn steps(&self) -> Result<Vec<(S, Event)>, StoreError> {
         Ok(parse(&self.text()?))

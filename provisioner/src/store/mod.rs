@@ -14,6 +14,7 @@
 //!   machines/<name>/forwarder.*    lock and log of the process that forwards its published ports
 //!   proxy.sock                     where `berth proxy` listens, with its lock; proxy-<name>.sock where it is bound to one
 //!   contexts                       there while docker's contexts are kept in step
+//!   machines/<name>/renamed-from   while it gets another name: the one before
 //! ```
 //! Files are replaced atomically (written aside, synced, renamed). Commands that read never write, and a record that
 //! cannot be read is an error of that machine alone.
@@ -25,6 +26,7 @@ mod lock;
 mod name;
 mod pattern;
 mod record;
+mod rename;
 
 pub(crate) use journal::{Event, Journal, Step, Steps};
 pub(crate) use labels::{Label, LabelChange, Labels, Selector};
@@ -163,7 +165,9 @@ impl Store {
         if version.schema > SCHEMA {
             return Err(StoreError::Newer { path, found: version.schema });
         }
-        let record: Record = toml::from_str(&text).map_err(malformed)?;
+        let mut record: Record = toml::from_str(&text).map_err(malformed)?;
+        // A rename that was interrupted may not have come to this.
+        record.name = name.to_string();
         Ok(Machine { record, name: name.clone(), home: self.home.clone(), via: self.via })
     }
 
@@ -193,6 +197,12 @@ impl Store {
 
     /// The machine that commands go to when none is named.
     pub(crate) fn active(&self) -> Result<Option<MachineName>, StoreError> {
+        let written = self.active_as_written()?;
+        let gone = written.as_ref().filter(|name| !self.contains(name));
+        Ok(gone.and_then(|gone| self.successor(gone)).or(written))
+    }
+
+    fn active_as_written(&self) -> Result<Option<MachineName>, StoreError> {
         let path = self.home.join("active");
         match files::read(&path, 4096) {
             Ok(text) if text.trim().is_empty() => Ok(None),

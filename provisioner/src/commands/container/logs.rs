@@ -15,7 +15,7 @@ pub(crate) struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
     /// Number of lines from the end
-    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail)]
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = values::tail)]
     tail: String,
     /// Show when each line was said
     #[arg(short, long)]
@@ -28,13 +28,6 @@ pub(crate) struct LogsArgs {
     until: Option<String>,
     /// Container to listen to
     container: String,
-}
-
-fn tail(text: &str) -> Result<String, String> {
-    if text == "all" || text.parse::<u64>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    Err(format!("`{text}` is neither a number nor `all`"))
 }
 
 pub(crate) fn run(args: LogsArgs, context: &Context) -> Result<ExitCode, CliError> {

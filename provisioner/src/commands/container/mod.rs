@@ -2,7 +2,7 @@
 //!
 //! Each command is a file with its arguments and `run(args, &Context) -> Result<ExitCode, CliError>`, a variant of
 //! [`ContainerCommand`] and an arm in [`run`]. Every variant becomes a plain command (`berth ps`) and one of the group
-//! (`berth container ps`) by itself; the verbs `stop start restart kill rm inspect`, which machines have too, are
+//! (`berth container ps`) by itself; the verbs `stop start restart kill rm inspect logs`, which machines have too, are
 //! parsed as `berth container VERB` once it is clear that a container is meant.
 //!
 //! Flags, words and exit codes are docker's, so that hands and scripts need not learn new ones.
@@ -31,7 +31,7 @@ mod start;
 mod stop;
 mod tag;
 mod terminal;
-mod values;
+pub(crate) mod values;
 mod wait;
 
 use crate::connect::{self, Engine, failed};
@@ -98,6 +98,26 @@ pub(crate) fn exists(context: &Context, name: &str) -> bool {
         Ok(tokio::time::timeout(QUICKLY, asked).await.is_ok_and(|answer| answer.is_ok()))
     };
     context.block_on(look).unwrap_or(false)
+}
+
+/// The names of all containers of the selected machine, where it can be reached quickly; else none.
+pub(crate) fn all_names(context: &Context) -> Vec<String> {
+    const QUICKLY: Duration = Duration::from_secs(2);
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Container {
+        #[serde(default)]
+        names: Option<Vec<String>>,
+    }
+    let look = async {
+        let machine = context.selected()?;
+        let asked =
+            async { connect::engine(&machine).await?.get::<Vec<Container>>("/containers/json?all=1").await };
+        Ok(tokio::time::timeout(QUICKLY, asked).await)
+    };
+    let Ok(Ok(Ok(found))) = context.block_on(look) else { return Vec::new() };
+    let names = found.into_iter().flat_map(|container| container.names.unwrap_or_default());
+    names.map(|name| name.trim_start_matches('/').to_owned()).collect()
 }
 
 /// Does something to each container and prints the names of those where it succeeded; a failure does not stop it.

@@ -277,6 +277,14 @@ fn variable(text: &str) -> Option<String> {
     std::env::var(text).ok().map(|value| format!("{text}={value}"))
 }
 
+/// How many of the last lines: a number or `all`.
+pub(crate) fn tail(text: &str) -> Result<String, String> {
+    if text == "all" || text.parse::<u64>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is neither a number nor `all`"))
+}
+
 /// A moment: a unix time, a date and time, or how long ago (`10m`, `1h30m`), as a unix time with a fraction.
 pub(crate) fn moment(text: &str) -> Result<String, String> {
     use time::format_description::well_known::Rfc3339;

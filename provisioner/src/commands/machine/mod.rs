@@ -2,20 +2,24 @@
 
 mod context;
 pub(crate) mod create;
+mod doctor;
 mod env;
 mod fleet;
 mod forwarder;
 mod label;
 mod live;
+mod logs;
 mod ls;
 mod power;
 mod provision;
 mod proxy;
+mod rename;
 mod rm;
 mod select;
 mod shell;
 mod show;
 mod ssh;
+mod upgrade;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -56,10 +60,14 @@ pub(crate) enum MachineCommand {
     /// Power machines off at once
     Kill(power::PowerArgs),
     Rm(rm::RmArgs),
+    Rename(rename::RenameArgs),
+    Logs(logs::LogsArgs),
     Ssh(ssh::SshArgs),
     Label(label::LabelArgs),
     Fleet(fleet::FleetArgs),
     Provision(provision::ProvisionArgs),
+    Upgrade(upgrade::UpgradeArgs),
+    Doctor(doctor::DoctorArgs),
     Proxy(proxy::ProxyArgs),
     Context(context::ContextArgs),
     #[command(hide = true)]
@@ -90,10 +98,14 @@ pub(crate) fn run(
         C::Restart(args) => power::run(&args, Power::Restart, context),
         C::Kill(args) => power::run(&args, Power::Kill, context),
         C::Rm(args) => rm::run(&args, context),
+        C::Rename(args) => rename::run(&args, context),
+        C::Logs(args) => logs::run(&args, context),
         C::Ssh(args) => ssh::run(&args, context),
         C::Label(args) => label::run(&args, context),
         C::Fleet(args) => fleet::run(&args, context),
         C::Provision(args) => provision::run(&args, context),
+        C::Doctor(args) => doctor::run(&args, context),
+        C::Upgrade(args) => upgrade::run(&args, context),
         C::Proxy(args) => proxy::run(&args, context),
         C::Context(args) => context::run(&args, context),
         C::Forwarder(args) => forwarder::run(&args, context),
@@ -123,6 +135,8 @@ impl MachineCommand {
                 | C::Ip(_)
                 | C::Url(_)
                 | C::Status(_)
+                | C::Logs(_)
+                | C::Doctor(_)
                 | C::Ssh(_)
                 | C::Label(_)
                 | C::Proxy(_)
