@@ -12,12 +12,14 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// How long a connection may take to come about; a machine that drops packets would otherwise hold us for minutes.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// What is read of a TLS connection at once.
+const READ_AHEAD: usize = 128 << 10;
 /// How long TLS may take before SSH is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(1500);
 /// For how long SSH goes first where it was needed.
@@ -97,7 +99,8 @@ impl Way {
             Self::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(refused)?)),
             Self::Tcp { address } => Ok(Box::new(tcp(address).await.map_err(refused)?)),
             Self::Tls { address, name, config } => {
-                let socket = tcp(address).await.map_err(refused)?;
+                // rustls asks for 4 KB at a time, which would be a system call each.
+                let socket = BufReader::with_capacity(READ_AHEAD, tcp(address).await.map_err(refused)?);
                 let tls = TlsConnector::from(config.clone()).connect(name.clone(), socket).await;
                 let tls = tls.map_err(|source| ConnectError::Tls { address: address.clone(), source })?;
                 Ok(Box::new(tls))
