@@ -8,6 +8,7 @@ TARGET := $(ARCH)-unknown-linux-gnu
 HOSTD_FLAGS := target.$(TARGET).rustflags=["-C","target-feature=+crt-static","-C","relocation-model=static"]
 OUT := $(or $(CARGO_TARGET_DIR),target)
 IMAGE := build/debian-12.qcow2
+OWN_IMAGE := build/berth.img
 
 .PHONY: help
 help: ## Show this list
@@ -25,9 +26,12 @@ build: ## Build berth and the static hostd, optimised, into build/
 	@cp -u $(OUT)/release/berth $(OUT)/$(TARGET)/release/hostd build/
 
 .PHONY: image
-image: $(IMAGE) ## Make a VM image from Debian's packages
+image: build $(IMAGE) $(OWN_IMAGE) ## Make VM images from Debian's packages: berth's own, and one with systemd
 $(IMAGE): drivers/image/build-debian-image
 	drivers/image/build-debian-image $@
+# A newer hostd alone makes no new image: berth brings it to the machine, and only what is in the image is quicker.
+$(OWN_IMAGE): $(wildcard drivers/image/small/*)
+	build/berth image build --hostd build/hostd --output $@
 
 .PHONY: demo
 demo: setup build image ## Create a VM, install hostd on it, run containers there
@@ -54,6 +58,10 @@ bench: setup build ## Measure hostd side by side with other engines of this mach
 .PHONY: bench-ways
 bench-ways: setup build ## Measure the ways to an engine: TLS, SSH, the proxy
 	@tests/bench/ways
+
+.PHONY: bench-machine
+bench-machine: setup image ## Measure how soon a machine is there, side by side with a bare kernel
+	@tests/bench/machine
 
 .PHONY: crash
 crash: setup build ## Kill hostd and shims at random moments under load, 400 times over

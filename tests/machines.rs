@@ -24,11 +24,36 @@ struct Laptop {
 
 impl Laptop {
     fn new() -> Self {
+        Self::with_image(built("BERTH_TEST_IMAGE", "debian-12.qcow2").unwrap())
+    }
+
+    fn with_image(image: PathBuf) -> Self {
         Self {
             home: tempfile::Builder::new().prefix("berth-").tempdir().unwrap(),
             berth: built("BERTH_BIN", "berth").unwrap(),
-            image: built("BERTH_TEST_IMAGE", "debian-12.qcow2").unwrap(),
+            image,
         }
+    }
+
+    /// One that has berth's own image where `berth image build` puts it, so that it need not be named.
+    fn with_own_image() -> Option<Self> {
+        let image = built("BERTH_TEST_OWN_IMAGE", "berth.img");
+        let image = image.map_err(|reason| eprintln!("skipped: {reason}")).ok()?;
+        let laptop = Self::with_image(image.clone());
+        let version = laptop.berth(&["--version"]).text().replace("berth ", "");
+        let cache = laptop.home.path().join("cache");
+        fs::create_dir(&cache).unwrap();
+        for part in ["", ".kernel", ".initrd", ".toml"] {
+            let name = format!("berth-{version}-{}.img{part}", std::env::consts::ARCH);
+            let from = fs::canonicalize(format!("{}{part}", image.display())).unwrap();
+            std::os::unix::fs::symlink(from, cache.join(name)).unwrap();
+        }
+        Some(laptop)
+    }
+
+    fn load_busybox(&self) {
+        let busybox = built("BERTH_TEST_BUSYBOX", "busybox.tar").unwrap();
+        self.berth(&["load", "-i", busybox.to_str().unwrap()]).success();
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -637,6 +662,109 @@ fn a_create_that_is_interrupted_can_be_removed_to_nothing() {
     laptop.create("torn").success();
 }
 
+/// The hostd on a machine, by its checksum.
+fn hostd_on(laptop: &Laptop, name: &str) -> String {
+    let sum = laptop.berth(&["ssh", name, "--", "sha256sum", "/usr/local/bin/hostd"]).text();
+    sum.split_whitespace().next().unwrap().to_owned()
+}
+
+fn a_machine_of_berths_own_image_needs_no_ssh_to_be_ready_and_keeps_all_over_a_restart() {
+    let Some(laptop) = Laptop::with_own_image() else { return };
+    let version = laptop.berth(&["--version"]).text().replace("berth ", "");
+    laptop.berth(&["image", "ls"]).success().says("IMAGE").says(&version).says("yes");
+    let created = laptop.berth(&["create", "--qemu-memory", "1024", "small"]).success();
+    created.lacks("Waiting for SSH");
+    laptop.load_busybox();
+    laptop.berth(&["info"]).success().says("Cgroup Version: 2");
+    laptop
+        .berth(&["run", "--rm", "--memory", "32m", "busybox", "cat", "/sys/fs/cgroup/memory.max"])
+        .says("33554432");
+    let write = ["run", "--rm", "-v", "kept:/kept", "busybox", "sh", "-c", "echo still here >/kept/file"];
+    laptop.berth(&write).success();
+    let stay = ["run", "-d", "--name", "stays", "--restart", "always", "busybox", "sleep", "100000"];
+    laptop.berth(&stay).success();
+
+    // A folder of this computer is the container's too, and of what stands beside it the machine sees nothing.
+    let src = laptop.home.path().join("src");
+    fs::create_dir(&src).unwrap();
+    fs::write(src.join("from-here"), "written here\n").unwrap();
+    let volume = format!("{}:/src", src.display());
+    let in_home = |args: &[&str]| run(laptop.command(args).env("HOME", laptop.home.path()));
+    in_home(&["run", "--rm", "-v", &volume, "busybox", "cat", "/src/from-here"])
+        .success()
+        .says("written here");
+    let write = "echo written there >/src/from-there && mkdir /src/sub && chmod 600 /src/from-there";
+    in_home(&["run", "--rm", "-v", "~/src:/src", "busybox", "sh", "-c", write]).success();
+    assert_eq!(fs::read_to_string(src.join("from-there")).unwrap(), "written there\n");
+    assert!(src.join("sub").is_dir());
+    in_home(&["run", "--rm", "-v", "~/src:/src:ro", "busybox", "touch", "/src/x"])
+        .failure()
+        .says("Read-only");
+    in_home(&["run", "--rm", "-v", "~/nowhere:/x", "busybox", "true"]).exits(125).says("No such file");
+    laptop.berth(&["ssh", "small", "--", "sudo", "ls", "/mnt/laptop"]).success().lacks("machines");
+    let keep = ["run", "-d", "--name", "follows", "--restart", "always", "-v", "~/src:/src", "busybox", "sh"];
+    in_home(&[&keep[..], &["-c", "cp /src/from-here /src/$HOSTNAME && exec sleep 100000"]].concat())
+        .success();
+
+    laptop.berth(&["machine", "stop", "small"]).success();
+    fs::write(src.join("from-here"), "written while it was off\n").unwrap();
+    // It was taken down in order: the guest itself powered off, with its disk in a state that needs no repair.
+    let console = laptop.home.path().join("machines/small/driver/console.log");
+    assert!(
+        fs::read_to_string(&console).unwrap().contains("Power down"),
+        "it was not powered off from within"
+    );
+    laptop.berth(&["machine", "start", "small"]).success();
+    eventually("the restart policy after a reboot", || {
+        laptop.berth(&["ps"]).stdout().contains("stays").then_some(())
+    });
+    laptop
+        .berth(&["run", "--rm", "-v", "kept:/kept", "busybox", "cat", "/kept/file"])
+        .success()
+        .says("still here");
+    eventually("the shared folder to be there again before the container that has it", || {
+        let copies = fs::read_dir(&src).unwrap().flatten().filter(|entry| {
+            fs::read_to_string(entry.path()).is_ok_and(|text| text == "written while it was off\n")
+        });
+        (copies.count() == 2).then_some(())
+    });
+
+    // Nothing differs, so that nothing is changed; another hostd replaces the image's, and containers go on.
+    let started = || laptop.berth(&["ssh", "small", "--", "cat", "/run/berth/hostd.pid"]).text();
+    let before = started();
+    laptop.berth(&["provision", "small"]).success();
+    assert_eq!(started(), before, "hostd was restarted for nothing");
+    let of_image = hostd_on(&laptop, "small");
+    let other = laptop.home.path().join("other-hostd");
+    let mut program = fs::read(built("BERTH_HOSTD", "hostd").unwrap()).unwrap();
+    program.push(0);
+    fs::write(&other, program).unwrap();
+    run(laptop.command(&["provision", "small"]).env("BERTH_HOSTD", &other)).success();
+    assert_ne!(hostd_on(&laptop, "small"), of_image);
+    assert_ne!(started(), before);
+    laptop.berth(&["ps"]).success().says("stays");
+    laptop.berth(&["rm", "-y", "small"]).success();
+    assert_eq!((laptop.machine_dirs(), laptop.processes()), (0, Vec::new()), "rm has left something");
+}
+
+fn a_create_from_berths_own_image_that_is_killed_is_resumed_to_the_end() {
+    let Some(laptop) = Laptop::with_own_image() else { return };
+    let create = ["create", "--qemu-memory", "1024", "torn"];
+    let mut killed = create_killed_at_next_step(&laptop, &create, Signal::KILL, Duration::ZERO);
+    let mut rounds = 1;
+    while killed {
+        let resume = ["create", "--resume", "torn"];
+        killed = create_killed_at_next_step(&laptop, &resume, Signal::KILL, Duration::ZERO);
+        rounds += 1;
+        assert!(rounds < 60, "resuming does not get on");
+    }
+    assert!(rounds > 4, "its steps were not interrupted one by one");
+    laptop.berth(&["create", "--resume", "torn"]).success();
+    laptop.berth(&["info"]).success();
+    laptop.berth(&["machine", "rm", "-y", "torn"]).success();
+    assert_eq!((laptop.machine_dirs(), laptop.processes()), (0, Vec::new()), "rm has left something");
+}
+
 /// Makes a test of a function that panics when it fails.
 fn trial(name: &str, test: fn()) -> Trial {
     Trial::test(name, move || {
@@ -673,6 +801,8 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(
         &arguments,
         trials![
+            a_machine_of_berths_own_image_needs_no_ssh_to_be_ready_and_keeps_all_over_a_restart,
+            a_create_from_berths_own_image_that_is_killed_is_resumed_to_the_end,
             a_machine_of_ones_own_is_stopped_broken_mended_and_removed,
             a_machine_tells_where_it_is_and_how_it_is,
             the_stock_docker_cli_drives_the_machine_through_env,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 /// Where a machine is in its life, as its place reports it now.
@@ -131,7 +131,7 @@ pub struct MachineContext {
     pub cache: PathBuf,
 }
 
-/// Keys that go into the new machine. `Debug` does not show the private one.
+/// Keys and files that go into the new machine. `Debug` does not show the private one.
 #[derive(Clone)]
 pub struct Keys {
     /// OpenSSH line of the user's key for this machine.
@@ -140,6 +140,19 @@ pub struct Keys {
     pub host_private_key: String,
     /// Its public line.
     pub host_public_key: String,
+    /// Files that are to be there before its first service starts, where the driver places files.
+    pub files: Vec<PlacedFile>,
+}
+
+/// A file of the new machine, which the driver brings there and knows nothing else about.
+#[derive(Clone)]
+pub struct PlacedFile {
+    /// Where it goes: an absolute path.
+    pub path: String,
+    /// Its permissions.
+    pub mode: u32,
+    /// What stands in it; may be a secret.
+    pub content: String,
 }
 
 impl fmt::Debug for Keys {
@@ -179,6 +192,8 @@ pub struct Features {
     pub forwards_ports: bool,
     /// berth installs hostd.
     pub provisions: bool,
+    /// The files of [`Keys`] are in the machine when its services start.
+    pub places_files: bool,
 }
 
 /// A port of the laptop that leads to a port of the machine.
@@ -275,6 +290,16 @@ pub trait Driver: Send + Sync {
     /// The last lines of the console, where there is one: shown when SSH never comes up.
     async fn console_tail(&self) -> Option<String> {
         None
+    }
+    /// SHA-256 of the hostd that the machine comes with, where it comes with one.
+    fn engine(&self) -> Option<String> {
+        None
+    }
+    /// Makes a folder of this computer visible in the machine, which runs, and returns where it stands there. It stays so
+    /// over restarts. `None` where this machine cannot have folders of this computer.
+    async fn share(&self, folder: &Path) -> Result<Option<String>, DriverError> {
+        let _ = folder;
+        Ok(None)
     }
     /// Brings the run-time forwards of container ports to exactly this set. They end with the machine's run: set
     /// them again after a start. Where some fail, the others stand, and the error names the ports that are taken.

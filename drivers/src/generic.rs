@@ -118,6 +118,7 @@ impl Driver for Generic {
             delivers_host_key: false,
             forwards_ports: false,
             provisions: true,
+            places_files: false,
         }
     }
     fn config(&self) -> toml::Table {

@@ -115,6 +115,7 @@ impl Driver for NoDriver {
             delivers_host_key: false,
             forwards_ports: false,
             provisions: false,
+            places_files: false,
         }
     }
     fn config(&self) -> toml::Table {

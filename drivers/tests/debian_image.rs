@@ -66,7 +66,7 @@ async fn a_debian_machine_is_reached_over_ssh_with_the_host_key_that_was_deliver
     let (dir, context) = temporary_machine("debian");
     let (_, authorized_key) = key(dir.path(), "user");
     let (host_private_key, host_public_key) = key(dir.path(), "host");
-    let keys = Keys { authorized_key, host_private_key, host_public_key };
+    let keys = Keys { authorized_key, host_private_key, host_public_key, files: Vec::new() };
     let flags = FlagValues::from([("qemu-image".into(), image.to_str().unwrap().into())]);
     let mut driver = registry::from_flags("qemu", &flags, context).unwrap();
     let reported = Reported::default();

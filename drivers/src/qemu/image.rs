@@ -1,9 +1,11 @@
 //! Base images, and the machine's disk on top of one.
 //!
 //! The machine keeps a hard link of its own to the base (and to a kernel beside it), so that an image which is
-//! rebuilt or deleted in its place never changes under a machine; `disk.qcow2` holds what differs from it.
+//! rebuilt or deleted in its place never changes under a machine; `disk.qcow2` holds what differs from it, or, where the
+//! image is one of our own, all that the machine writes.
 
 use super::config::{Config, Source};
+use super::small::{self, Manifest};
 use crate::download;
 use crate::driver::{DriverError, MachineContext};
 use crate::files;
@@ -13,13 +15,15 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
-/// The image in the cache that is used where the user names none.
-pub(super) const DEFAULT_IMAGE: &str = "debian-12.qcow2";
+/// The image in the cache that is used where the user names none and there is none of our own.
+const DEBIAN_IMAGE: &str = "debian-12.qcow2";
 /// Names in the machine's directory.
 pub(super) const DISK: &str = "disk.qcow2";
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const INITRD: &str = "initrd";
-const BASE: &str = "base.img";
+pub(super) const BASE: &str = "base.img";
+/// What an image of our own says of itself; only a machine made from one has it.
+pub(super) const MANIFEST: &str = "image.toml";
 
 /// Format of a disk image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub(super) struct Bundle {
     disk: PathBuf,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
+    /// An image of our own.
+    own: Option<Manifest>,
     /// Came over the network, so that what it refers to is not trusted.
     foreign: bool,
 }
@@ -50,7 +56,7 @@ pub(super) struct Bundle {
 /// The image as far as it is on this host already: `None` for one that is to be downloaded first.
 pub(super) fn local(config: &Config, context: &MachineContext) -> Result<Option<Bundle>, DriverError> {
     let (disk, foreign) = match &config.image {
-        None => (context.cache.join(DEFAULT_IMAGE), false),
+        None => (default_image(&context.cache), false),
         Some(Source::File(path)) => (path.clone(), false),
         Some(Source::Url { url, sha256 }) => {
             let path = download::cached_path(&context.cache, url, sha256.as_deref());
@@ -63,14 +69,26 @@ pub(super) fn local(config: &Config, context: &MachineContext) -> Result<Option<
     if !disk.is_file() {
         return Err(missing(config, &disk));
     }
+    let own = if foreign { None } else { small::manifest(&small::beside(&disk, "toml"))? };
+    if own.is_some() && (config.kernel.is_some() || config.append.is_some()) {
+        return Err(DriverError::usage("an image of berth's own has its kernel and its command line")
+            .hint("leave out --qemu-kernel, --qemu-initrd and --qemu-append, or name another image with --qemu-image"));
+    }
     let bundle = Bundle {
         kernel: beside(&config.kernel, &disk, "kernel"),
         initrd: initrd(config, &disk),
         disk,
+        own,
         foreign,
     };
     bundle.check_boot_files()?;
     Ok(Some(bundle))
+}
+
+/// Our own of this version, else the Debian image as it was made before there was one.
+fn default_image(cache: &Path) -> PathBuf {
+    let (own, debian) = (small::default_path(cache), cache.join(DEBIAN_IMAGE));
+    if !own.exists() && debian.exists() { debian } else { own }
 }
 
 fn missing(config: &Config, disk: &Path) -> DriverError {
@@ -78,18 +96,15 @@ fn missing(config: &Config, disk: &Path) -> DriverError {
         return DriverError::precheck(format!("no image at {}", disk.display()))
             .hint("--qemu-image takes a file or an https URL");
     }
-    DriverError::precheck("no machine image was named, and there is none yet").hint(format!(
-        "make one with `make image` (it goes to build/{DEFAULT_IMAGE}), then pass --qemu-image or copy it with its .kernel and .initrd \
-         to {}; or pass the https URL of a cloud image",
-        disk.parent().unwrap_or(disk).display()
-    ))
+    DriverError::precheck(format!("no machine image was named, and there is none at {}", disk.display())).hint(
+        "make one with `berth image build`, which takes a minute on Debian or Ubuntu; or name one with --qemu-image: \
+         a file, or the https URL of a cloud image",
+    )
 }
 
 /// The file the user named, else `<image>.<suffix>` where there is one.
 fn beside(named: &Option<PathBuf>, disk: &Path, suffix: &str) -> Option<PathBuf> {
-    let mut path = disk.as_os_str().to_owned();
-    path.push(format!(".{suffix}"));
-    named.clone().or_else(|| Some(PathBuf::from(path)).filter(|p| p.is_file()))
+    named.clone().or_else(|| Some(small::beside(disk, suffix)).filter(|p| p.is_file()))
 }
 
 fn initrd(config: &Config, disk: &Path) -> Option<PathBuf> {
@@ -103,7 +118,19 @@ impl Bundle {
         self.kernel.as_deref()
     }
 
+    /// What the image says of itself, where it is one of our own.
+    pub(super) fn own(&self) -> Option<&Manifest> {
+        self.own.as_ref()
+    }
+
     fn check_boot_files(&self) -> Result<(), DriverError> {
+        if self.own.is_some() && (self.kernel.is_none() || self.initrd.is_none()) {
+            return Err(DriverError::precheck(format!(
+                "the image {} lacks its kernel or its initrd",
+                self.disk.display()
+            ))
+            .hint("make it again with `berth image build`"));
+        }
         for path in [&self.kernel, &self.initrd].into_iter().flatten() {
             File::open(path)
                 .map_err(|e| DriverError::precheck(format!("cannot read {}", path.display())).because(e))?;
@@ -113,6 +140,10 @@ impl Bundle {
 
     /// Whether the image is a disk, and one that fits into the size asked for.
     pub(super) async fn check(&self, qemu_img: &Path, disk_mib: u64) -> Result<(), DriverError> {
+        if self.own.is_some() {
+            // Its disk is not the machine's, and was made by us.
+            return Ok(());
+        }
         let format = format_of(&self.disk)?;
         let info = info(qemu_img, &self.disk, format).await?;
         // A qcow2 file may name any other file of this host as its content.
@@ -146,10 +177,13 @@ impl Bundle {
         }
         let failed =
             |e: io::Error| DriverError::failed(format!("cannot make the disk {}", disk.display())).because(e);
-        let format = format_of(&self.disk)?;
-        for (from, to) in
-            [(Some(&self.disk), BASE), (self.kernel.as_ref(), KERNEL), (self.initrd.as_ref(), INITRD)]
-        {
+        let manifest = self.own.as_ref().map(|_| small::beside(&self.disk, "toml"));
+        for (from, to) in [
+            (Some(&self.disk), BASE),
+            (self.kernel.as_ref(), KERNEL),
+            (self.initrd.as_ref(), INITRD),
+            (manifest.as_ref(), MANIFEST),
+        ] {
             match from {
                 Some(from) => pin(from, &dir.join(to)).map_err(failed)?,
                 None => files::remove_if_there(&dir.join(to)).map_err(failed)?,
@@ -159,10 +193,11 @@ impl Bundle {
         files::remove_if_there(&partial).map_err(failed)?;
         // The base is named relative to the overlay: the machine's directory may be moved.
         let mut command = Command::new(qemu_img);
-        command
-            .args(["create", "-q", "-f", "qcow2", "-b", BASE, "-F", format.name()])
-            .arg(&partial)
-            .arg(format!("{disk_mib}M"));
+        command.args(["create", "-q", "-f", "qcow2"]);
+        if self.own.is_none() {
+            command.args(["-b", BASE, "-F", format_of(&self.disk)?.name()]);
+        }
+        command.arg(&partial).arg(format!("{disk_mib}M"));
         run(command).await.map_err(failed)?;
         files::commit(&partial, &disk).map_err(failed)
     }

@@ -6,6 +6,9 @@
 //! <dir>/initrd
 //! <dir>/disk.qcow2    what differs from the base
 //! <dir>/seed.img      who the machine is, for cloud-init; holds its host key
+//! <dir>/initrd.seeded the same for an image of our own, behind the initrd
+//! <dir>/shares/       folders of this computer that it sees, with shares.toml
+//! <dir>/image.toml    what an image of our own says of itself
 //! <dir>/ports.toml    ports of 127.0.0.1 that lead into the machine's latest run
 //! <dir>/qemu.pid      while it runs, with qmp.sock, its control socket
 //! <dir>/console.log   the latest run's serial console
@@ -22,6 +25,8 @@ mod image;
 mod process;
 mod qmp;
 mod seed;
+mod shares;
+pub mod small;
 
 pub use config::{Accel, flags};
 
@@ -36,7 +41,7 @@ use qmp::Qmp;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The driver's name.
@@ -117,7 +122,16 @@ impl Qemu {
     }
 
     fn created(&self) -> bool {
-        self.context.dir.join(image::DISK).exists() && self.context.dir.join(process::SEED).exists()
+        let is_there = |file| self.context.dir.join(file).exists();
+        is_there(image::DISK) && (is_there(process::SEED) || is_there(process::SEEDED_INITRD))
+    }
+
+    /// What the image says of itself, where it is one of our own: the machine's, or the one that it is to have.
+    fn own_image(&self) -> Option<small::Manifest> {
+        if self.context.dir.join(image::DISK).exists() {
+            return small::manifest(&self.context.dir.join(image::MANIFEST)).ok().flatten();
+        }
+        image::local(&self.config, &self.context).ok().flatten()?.own().cloned()
     }
 
     async fn process(&self) -> Option<Process> {
@@ -153,13 +167,19 @@ impl Qemu {
             reporter.step("making the disk");
             bundle.make_disk(&programs.qemu_img, dir, self.config.disk_mib).await?;
         }
-        let seed = dir.join(process::SEED);
-        if !seed.exists() {
-            reporter.step("writing the seed");
-            seed::write(&seed, self.context.id, &self.context.name, &self.config.ssh_user, keys)
-                .map_err(|e| self.failed("write the seed of", e))?;
+        let (name, user) = (&self.context.name, &self.config.ssh_user);
+        let own = self.own_image().is_some();
+        let seed = dir.join(if own { process::SEEDED_INITRD } else { process::SEED });
+        if seed.exists() {
+            return Ok(());
         }
-        Ok(())
+        reporter.step("writing the seed");
+        let written = if own {
+            small::write_initrd(&seed, &dir.join(image::INITRD), name, user, keys)
+        } else {
+            seed::write(&seed, self.context.id, name, user, keys)
+        };
+        written.map_err(|e| self.failed("write the seed of", e))
     }
 
     /// Boots the machine; its files are there and it does not run.
@@ -179,14 +199,24 @@ impl Qemu {
         )
         .await?;
         reporter.step("booting");
+        let (mut program, mut export) = (vec![programs.qemu.clone().into_os_string()], Vec::new());
+        if self.own_image().is_some()
+            && let Some(wrapper) = shares::wrapper().await
+        {
+            program.splice(0..0, wrapper);
+            export.extend(shares::args(&self.context.dir).map_err(|e| self.failed("share folders with", e))?);
+        }
         let mut taken = String::new();
         for _ in 0..PORT_TRIES {
             self.choose_ports()?;
             save(&self.config()).map_err(|e| self.failed("store the configuration of", e))?;
             self.write_ports().map_err(|e| self.failed("store the ports of", e))?;
-            let args = process::args(&self.config, &self.context, accel);
-            match process::spawn(&programs.qemu, &self.context.dir, args).await {
-                Ok(()) => return Ok(()),
+            let args = process::args(&self.config, &self.context, accel, &export);
+            match process::spawn(&program, &self.context.dir, args).await {
+                Ok(()) => {
+                    self.restore_shares(reporter).await;
+                    return Ok(());
+                }
                 // Another call may have been quicker: its QEMU holds the pid file and the disk.
                 Err(_) if self.process().await.is_some() => return Ok(()),
                 Err(SpawnError::PortTaken(complaint)) => taken = complaint,
@@ -194,6 +224,27 @@ impl Qemu {
             }
         }
         Err(self.failed("start", taken))
+    }
+
+    /// Folders that were shared in an earlier run are there again before the guest looks for them.
+    async fn restore_shares(&self, reporter: &dyn Reporter) {
+        let Some((pid, command_line)) = Process::pid_and_command_line(&self.context.dir, self.context.id)
+        else {
+            return;
+        };
+        if !shares::exports(&command_line) {
+            return;
+        }
+        match shares::restore(&self.context.dir, pid).await {
+            Ok(lost) => {
+                for folder in lost {
+                    reporter.warn(&format!("cannot share {} with the machine again", folder.display()));
+                }
+            }
+            Err(error) => {
+                reporter.warn(&format!("folders are not shared with the machine again: {error}"));
+            }
+        }
     }
 
     fn write_ports(&self) -> io::Result<()> {
@@ -265,6 +316,7 @@ impl Driver for Qemu {
             delivers_host_key: true,
             forwards_ports: true,
             provisions: true,
+            places_files: self.own_image().is_some(),
         }
     }
     fn config(&self) -> toml::Table {
@@ -420,6 +472,10 @@ impl Driver for Qemu {
         Some(self.context.dir.join(process::CONSOLE))
     }
 
+    fn engine(&self) -> Option<String> {
+        self.own_image().map(|manifest| manifest.hostd_sha256)
+    }
+
     async fn console_tail(&self) -> Option<String> {
         const LINES: usize = 20;
         let bytes = tokio::fs::read(self.context.dir.join(process::CONSOLE)).await.ok()?;
@@ -430,6 +486,24 @@ impl Driver for Qemu {
             String::from_utf8_lossy(tail).chars().filter(|c| !c.is_control() || *c == '\n').collect();
         let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
         (!lines.is_empty()).then(|| lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    }
+
+    async fn share(&self, folder: &Path) -> Result<Option<String>, DriverError> {
+        if self.own_image().is_none() {
+            return Ok(None);
+        }
+        let running = Process::pid_and_command_line(&self.context.dir, self.context.id);
+        let (pid, command_line) = running.ok_or_else(|| {
+            DriverError::failed(format!("cannot share folders with `{}`: it does not run", self.context.name))
+        })?;
+        if !shares::exports(&command_line) {
+            return Err(DriverError::unsupported(format!(
+                "cannot share folders with `{}`: this computer does not let its users have mount namespaces",
+                self.context.name
+            ))
+            .hint("install util-linux (unshare, nsenter), allow user namespaces, and restart the machine"));
+        }
+        shares::add(&self.context, pid, folder).await.map(Some)
     }
 
     async fn set_forwards(&self, wanted: &[Forward]) -> Result<(), DriverError> {

@@ -19,6 +19,8 @@ use uuid::Uuid;
 pub(super) const SOCKET: &str = "qmp.sock";
 pub(super) const CONSOLE: &str = "console.log";
 pub(super) const SEED: &str = "seed.img";
+/// Initial RAM disk of a machine made from an image of our own, with who it is.
+pub(super) const SEEDED_INITRD: &str = "initrd.seeded";
 const PID_FILE: &str = "qemu.pid";
 /// What a console log is cut to when it is looked at.
 const CONSOLE_LIMIT: u64 = 1 << 20;
@@ -57,7 +59,12 @@ pub(super) fn comma(path: &Path) -> String {
 
 /// The whole command line. Files are named relative to the machine's directory, where QEMU is started: no path is
 /// too long for the control socket, and the directory may be moved while the machine is stopped.
-pub(super) fn args(config: &Config, context: &MachineContext, accel: Accel) -> Vec<OsString> {
+pub(super) fn args(
+    config: &Config,
+    context: &MachineContext,
+    accel: Accel,
+    export: &[String],
+) -> Vec<OsString> {
     let forward = |port: u16, guest: u16| format!("hostfwd=tcp:127.0.0.1:{port}-:{guest}");
     let mut args: Vec<String> = machine_args(accel).into();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
@@ -72,9 +79,11 @@ pub(super) fn args(config: &Config, context: &MachineContext, accel: Accel) -> V
         &format!("if=none,id=root,file={},format=qcow2,discard=unmap,detect-zeroes=unmap", image::DISK),
     ]);
     add(&["-device", "virtio-blk-pci,drive=root,bootindex=1"]);
+    let own = context.dir.join(image::MANIFEST).exists();
+    let second = if own { image::BASE } else { SEED };
     add(&[
         "-drive",
-        &format!("if=none,id=seed,file={SEED},format=raw,readonly=on"),
+        &format!("if=none,id=seed,file={second},format=raw,readonly=on"),
         "-device",
         "virtio-blk-pci,drive=seed",
     ]);
@@ -86,7 +95,12 @@ pub(super) fn args(config: &Config, context: &MachineContext, accel: Accel) -> V
         "virtio-net-pci,netdev=net0,romfile=",
     ]);
     add(&["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]);
-    if context.dir.join(image::KERNEL).exists() {
+    for word in export {
+        add(&[word]);
+    }
+    if own {
+        add(&["-kernel", image::KERNEL, "-initrd", SEEDED_INITRD, "-append", &own_kernel_arguments()]);
+    } else if context.dir.join(image::KERNEL).exists() {
         let append = config.append.clone().unwrap_or_else(|| kernel_arguments(accel));
         add(&["-kernel", image::KERNEL, "-append", &append]);
         if context.dir.join(image::INITRD).exists() {
@@ -111,6 +125,18 @@ fn kernel_arguments(accel: Accel) -> String {
     }
 }
 
+/// The same for an image of our own: it finds its disks, and tests no cipher that it was built with.
+fn own_kernel_arguments() -> String {
+    let common = format!("console={} quiet loglevel=4 panic=30 cryptomgr.notests", console_device());
+    if cfg!(target_arch = "x86_64") {
+        // Nothing here has a timer that must be checked, or a second serial port; and while it boots, waiting for every
+        // CPU to have been idle costs more than asking them.
+        format!("{common} no_timer_check 8250.nr_uarts=1 rcupdate.rcu_expedited=1")
+    } else {
+        common
+    }
+}
+
 /// Firmware that QEMU does not find by itself: arm64 has none built in.
 pub(super) fn firmware() -> Option<PathBuf> {
     let known = [
@@ -129,14 +155,19 @@ pub(super) enum SpawnError {
     Other(DriverError),
 }
 
-/// Starts QEMU and returns once it runs in the background.
-pub(super) async fn spawn(qemu: &Path, dir: &Path, args: Vec<OsString>) -> Result<(), SpawnError> {
+/// Starts QEMU, whose program may have words before it, and returns once it runs in the background.
+pub(super) async fn spawn(program: &[OsString], dir: &Path, args: Vec<OsString>) -> Result<(), SpawnError> {
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
         SpawnError::Other(DriverError::failed("cannot start QEMU").because(e))
     };
     prepare(dir).map_err(|e| failed(e.into()))?;
     // Not killed on drop: an interrupted create finds it by its pid file and goes on with it.
-    let output = Command::new(qemu).args(args).current_dir(dir).stdin(std::process::Stdio::null()).output();
+    let output = Command::new(&program[0])
+        .args(&program[1..])
+        .args(args)
+        .current_dir(dir)
+        .stdin(std::process::Stdio::null())
+        .output();
     let output = match tokio::time::timeout(SPAWN_LIMIT, output).await {
         Ok(output) => output.map_err(|e| failed(e.into()))?,
         Err(_) => return Err(failed("it did not come up in time".into())),
@@ -219,6 +250,13 @@ impl Process {
         Self::find(dir, id).await
     }
 
+    /// The process of the machine and its command line, as its pid file has it.
+    pub(super) fn pid_and_command_line(dir: &Path, id: Uuid) -> Option<(i32, Vec<u8>)> {
+        let pid: i32 = fs::read_to_string(dir.join(PID_FILE)).ok()?.trim().parse().ok()?;
+        let command_line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        carries_uuid(&command_line, id).then_some((pid, command_line))
+    }
+
     /// Waits until it has ended; false where it has not in time.
     #[cfg(target_os = "linux")]
     pub(super) async fn ended_within(&self, limit: Duration) -> bool {
@@ -264,7 +302,6 @@ impl Process {
 }
 
 /// Whether a command line is that of a QEMU started with `-uuid <id>`.
-#[cfg(target_os = "linux")]
 fn carries_uuid(command_line: &[u8], id: Uuid) -> bool {
     let id = id.to_string();
     let words: Vec<&[u8]> = command_line.split(|b| *b == 0).collect();

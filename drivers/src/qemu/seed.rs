@@ -86,6 +86,7 @@ mod tests {
             host_private_key: "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n"
                 .into(),
             host_public_key: "ssh-ed25519 AAAAhost\n".into(),
+            files: Vec::new(),
         };
         write(&path, Uuid::nil(), "dev", "berth", &keys).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());

@@ -72,6 +72,7 @@ pub(crate) fn keys() -> Keys {
         authorized_key: "ssh-ed25519 AAAA user".into(),
         host_private_key: "-----BEGIN OPENSSH PRIVATE KEY-----\n-----END OPENSSH PRIVATE KEY-----\n".into(),
         host_public_key: "ssh-ed25519 AAAA host".into(),
+        files: Vec::new(),
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     pub(crate) engine: Engine,
     /// Port forwards of the machine.
     pub(crate) forwarder: Forwarder,
+    /// The machine.
+    pub(crate) machine: Machine,
 }
 
 /// Connects to the engine of the machine that the user means: `--machine`, `$BERTH_MACHINE`, the active one.
@@ -44,7 +46,7 @@ pub(crate) async fn selected(context: &Context) -> Result<Connection, CliError> 
     let machine = context.selected()?;
     let engine = engine(&machine).await.map_err(|e| failed("cannot speak to the engine", e))?;
     watch_ports(&machine);
-    Ok(Connection { engine, forwarder: Forwarder::of(&machine)? })
+    Ok(Connection { engine, forwarder: Forwarder::of(&machine)?, machine })
 }
 
 /// Connects to a machine's engine.

@@ -16,6 +16,8 @@ if [ "$(id -u)" != 0 ]; then s='sudo -n'; fi
 if [ -d /run/systemd/system ]; then systemctl is-active hostd
 elif [ -d /run/openrc ] && command -v rc-service >/dev/null 2>&1; then
     if $s rc-service -q hostd status; then echo active; else echo inactive; fi
+elif [ -x /usr/sbin/berth-service ]; then
+    if $s /usr/sbin/berth-service status hostd >/dev/null; then echo active; else echo inactive; fi
 else
     pid=$($s cat /run/hostd/berth.pid 2>/dev/null)
     if [ -n "$pid" ] && [ -n "$(tr -d '\0' < "/proc/$pid/cmdline" 2>/dev/null)" ]; then echo active; else echo inactive; fi

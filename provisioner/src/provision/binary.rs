@@ -83,6 +83,11 @@ fn locate_version(arch: &str, version: &str) -> Result<PathBuf, CliError> {
         })
 }
 
+/// The one that an image for machines on this host gets.
+pub(crate) fn of_this_host() -> Result<PathBuf, CliError> {
+    Ok(find(std::env::consts::ARCH)?.path)
+}
+
 fn locate(arch: &str) -> Result<PathBuf, CliError> {
     if let Some(given) = std::env::var_os("BERTH_HOSTD").filter(|given| !given.is_empty()) {
         return Ok(PathBuf::from(given));

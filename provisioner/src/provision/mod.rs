@@ -10,11 +10,15 @@
 mod binary;
 mod certificate;
 pub(crate) mod engine;
+mod placed;
 mod script;
 mod upgrade;
 
 pub(crate) use script::logs;
 pub(crate) use upgrade::{Upgraded, Wanted, upgrade};
+
+pub(crate) use binary::of_this_host;
+pub(crate) use placed::{came_with, files};
 
 use crate::connect::{self, Via};
 use crate::error::{CliError, Doing as _};
@@ -24,15 +28,20 @@ use crate::ui::Progress;
 use binary::Binary;
 use certs::Authority;
 use drivers::driver::{Driver, MachineState, Reporter as _};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use script::{Init, Install};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// How long a machine that was just started may take to let us in: software emulation is slow.
 pub(crate) const BOOT: Duration = Duration::from_secs(420);
 /// How long hostd may take to answer once it was started.
 const ANSWER: Duration = Duration::from_secs(60);
+/// How often an engine that is awaited is asked, and how many questions may wait for an answer.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+const ASK_MOST: usize = 6;
 
 /// Where a machine's SSH is.
 pub(crate) fn target(machine: &Machine, driver: &dyn Driver) -> Result<Target, CliError> {
@@ -204,6 +213,7 @@ impl Facts {
         match self.get("init") {
             "systemd" => Init::Systemd,
             "openrc" => Init::OpenRc,
+            "berth" => Init::Berth,
             _ => Init::None,
         }
     }
@@ -329,20 +339,51 @@ pub(crate) async fn verify(
     patience: Duration,
 ) -> Result<(), CliError> {
     let until = Instant::now() + patience;
+    let (mut asked, mut patient) = (FuturesUnordered::new(), false);
+    let most = if machine.via() == Via::Ssh { 1 } else { ASK_MOST };
+    let (mut ticks, mut count) = (tokio::time::interval(ASK_EVERY), 0_u32);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = None;
     loop {
-        let asked =
-            tokio::time::timeout(Duration::from_secs(10), engine::get_verifying(machine, driver, "/_ping"))
-                .await;
-        let error = match asked {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => error,
-            Err(_) => CliError::new(format!("{} did not answer in time", driver.url()?)),
-        };
-        if Instant::now() >= until || has_stopped(driver).await {
-            return Err(error);
+        tokio::select! {
+            biased;
+            Some((was_patient, answer)) = asked.next() => match answer {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    if was_patient {
+                        patient = false;
+                    }
+                    last = Some(error);
+                }
+            },
+            _ = ticks.tick() => {
+                count += 1;
+                let over = Instant::now() >= until || (count % 8 == 0 && has_stopped(driver).await);
+                match last.take_if(|_| over && asked.is_empty()) {
+                    Some(error) => return Err(error),
+                    None if asked.len() < most && (!over || last.is_none()) => {
+                        asked.push(ask(machine, driver, !patient));
+                        patient = true;
+                    }
+                    None => {}
+                }
+            }
         }
-        tokio::time::sleep(Duration::from_millis(150)).await;
     }
+}
+
+/// Asks once. What was dialled before the machine's network was up may never be answered, and what is dialled after that
+/// takes its time where instructions are translated: so one is given long, and others beside it a moment.
+async fn ask(machine: &Machine, driver: &dyn Driver, patiently: bool) -> (bool, Result<(), CliError>) {
+    let limit = if patiently { Duration::from_secs(10) } else { Duration::from_millis(1500) };
+    let answer = match tokio::time::timeout(limit, engine::get_verifying(machine, driver, "/_ping")).await {
+        Ok(answer) => answer.map(drop),
+        Err(_) => match driver.url() {
+            Ok(url) => Err(CliError::new(format!("{url} did not answer in time"))),
+            Err(error) => Err(error.into()),
+        },
+    };
+    (patiently, answer)
 }
 
 /// Whether the machine is known to be off, so that waiting for it is in vain.

@@ -15,6 +15,7 @@ if [ "$(id -u)" = 0 ]; then v root self
 elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then v root sudo; sudo='sudo -n'
 else v root none; fi
 if [ -d /run/systemd/system ]; then v init systemd
+elif [ -x /usr/sbin/berth-service ]; then v init berth
 elif [ -d /run/openrc ] && command -v rc-service >/dev/null 2>&1; then v init openrc
 else v init none; fi
 if command -v nft >/dev/null 2>&1; then v firewall nft
@@ -56,6 +57,7 @@ else echo 'no package manager that berth knows' >&2; exit 1; fi
 /// Shows the last lines that hostd wrote.
 pub(crate) const LOGS: &str = r#"
 if [ -d /run/systemd/system ]; then journalctl -u hostd -n 20 --no-pager -o cat 2>&1
+elif [ -x /usr/sbin/berth-service ]; then /usr/sbin/berth-service log hostd 2>&1
 else tail -n 20 /var/log/hostd.log 2>&1; fi
 "#;
 
@@ -90,6 +92,8 @@ pub(crate) const HEALTH: &str = r#"
 if [ -d /run/systemd/system ]; then
     restarts=$(systemctl show -p NRestarts --value hostd 2>/dev/null)
     if [ "${restarts:-0}" -ge 3 ]; then echo dead; fi
+elif [ -x /usr/sbin/berth-service ]; then
+    [ "$(wc -l < /run/berth/hostd.ended 2>/dev/null || echo 0)" -lt 3 ] || echo dead
 elif [ ! -d /run/openrc ]; then
     # One that has ended and is not waited for has no command line.
     pid=$(cat /run/hostd/berth.pid 2>/dev/null)
@@ -176,6 +180,13 @@ if [ -n "$changed" ]; then rc-service hostd restart; echo restarted
 elif ! rc-service -q hostd status; then rc-service hostd start; echo restarted; fi
 "#;
 
+/// The services of our own image are init's, which runs what ends again.
+const START_BERTH: &str = r#"
+rm -f /run/berth/hostd.ended
+if [ -n "$changed" ]; then berth-service restart hostd; echo restarted
+elif ! berth-service status hostd >/dev/null; then berth-service start hostd; echo restarted; fi
+"#;
+
 const START_NONE: &str = r#"
 pidfile=/run/hostd/berth.pid
 mkdir -p /run/hostd
@@ -255,6 +266,7 @@ fn start(init: Init) -> &'static str {
     match init {
         Init::Systemd => START_SYSTEMD,
         Init::OpenRc => START_OPENRC,
+        Init::Berth => START_BERTH,
         Init::None => START_NONE,
     }
 }
@@ -264,6 +276,8 @@ fn start(init: Init) -> &'static str {
 pub(crate) enum Init {
     Systemd,
     OpenRc,
+    /// The one of our own image.
+    Berth,
     None,
 }
 
@@ -303,6 +317,7 @@ pub(crate) fn install(what: &Install<'_>) -> String {
             put(&mut script, "755", "/etc/init.d/hostd", OPENRC);
             script.push_str(START_OPENRC);
         }
+        Init::Berth => script.push_str(START_BERTH),
         Init::None => script.push_str(START_NONE),
     }
     script

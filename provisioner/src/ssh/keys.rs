@@ -11,7 +11,7 @@ use std::path::Path;
 pub(crate) fn load_or_create(dir: &Path, name: &str) -> Result<Keys, CliError> {
     let (_, authorized_key) = pair(dir, "id_ed25519", &format!("berth-{name}"))?;
     let (host_private_key, host_public_key) = pair(dir, "host_ed25519", name)?;
-    Ok(Keys { authorized_key, host_private_key, host_public_key })
+    Ok(Keys { authorized_key, host_private_key, host_public_key, files: Vec::new() })
 }
 
 /// Private and public text of one key; the private file counts, the other is written from it.

@@ -27,7 +27,7 @@ pub(crate) struct CreateArgs {
     /// Read environment variables from a file
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
-    /// Mount a volume, or a directory of the machine
+    /// Mount a volume, a directory of the machine, or one of this computer (relative or below the home directory)
     #[arg(short, long, value_name = "[SOURCE:]TARGET[:OPTIONS]")]
     volume: Vec<Volume>,
     /// Mount a volume, directory or tmpfs (type=…,source=…,target=…)

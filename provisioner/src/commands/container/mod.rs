@@ -12,6 +12,7 @@ mod attach;
 mod attached;
 mod create;
 mod exec;
+mod folders;
 mod human;
 mod images;
 mod info;

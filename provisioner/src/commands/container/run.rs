@@ -2,6 +2,7 @@
 
 use super::attached::{Attached, start_code};
 use super::create::CreateArgs;
+use super::folders;
 use super::pull;
 use super::terminal::{self, DetachKeys};
 use crate::connect::{self, Connection, failed};
@@ -120,7 +121,8 @@ impl RunArgs {
         if self.pull == PullPolicy::Always {
             pull::pull(engine, image, self.quiet).await.map_err(|e| e.code(125))?;
         }
-        let body = self.create.body(!self.detach)?;
+        let mut body = self.create.body(!self.detach)?;
+        folders::bring(&mut body, connection).await?;
         let mut options = CreateContainerOptionsBuilder::new();
         if let Some(name) = &self.create.name {
             options = options.name(name);

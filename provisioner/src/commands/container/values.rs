@@ -71,7 +71,7 @@ fn port(number: &str, whole: &str) -> Result<u16, String> {
 /// A volume in docker's short form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Volume {
-    /// A name or a path of the machine, and where it goes: `data:/data:ro`.
+    /// A name, a path of the machine or a folder of this computer, and where it goes: `data:/data:ro`.
     Bind(String),
     /// A new volume at this path.
     Anonymous(String),
@@ -91,11 +91,6 @@ impl FromStr for Volume {
         let target = rest.split(':').next().unwrap_or_default();
         if source.is_empty() || !target.starts_with('/') || rest.matches(':').count() > 1 {
             return Err(format!("invalid volume specification: '{text}'"));
-        }
-        if source.starts_with('.') || source.starts_with('~') {
-            return Err(format!(
-                "'{source}' would be a path of the machine, not of this host; give a full path or a volume's name"
-            ));
         }
         Ok(Self::Bind(text.to_owned()))
     }
@@ -361,7 +356,8 @@ mod tests {
     fn volumes_are_told_apart() {
         assert_eq!("/data".parse(), Ok(Volume::Anonymous("/data".into())));
         assert_eq!("data:/data:ro".parse(), Ok(Volume::Bind("data:/data:ro".into())));
-        for text in ["data", "data:relative", ":/data", "./here:/data", "a:/b:ro:x"] {
+        assert_eq!("./here:/data".parse(), Ok(Volume::Bind("./here:/data".into())));
+        for text in ["data", "data:relative", ":/data", "a:/b:ro:x"] {
             assert!(text.parse::<Volume>().is_err(), "{text}");
         }
     }

@@ -7,8 +7,8 @@ use crate::fleet::Declared;
 use crate::provision;
 use crate::ssh::keys;
 use crate::store::{
-    Label, Labels, Machine, MachineName, NamePattern, Record, SCHEMA, Ssh, Stage, Step, StoreError,
-    save_record,
+    Label, Labels, Machine, MachineName, NamePattern, Record, SCHEMA, ServerCertificate, Ssh, Stage, Step,
+    StoreError, save_record,
 };
 use crate::ui::Progress;
 use certs::Authority;
@@ -341,12 +341,22 @@ async fn build(
     let places = machine.journal();
     progress.on_step(move |place| drop(places.reached(place)));
     journal.plan(Step::Keys)?;
-    let keys = keys::load_or_create(&machine.dir(), machine.name.as_str())?;
+    let mut keys = keys::load_or_create(&machine.dir(), machine.name.as_str())?;
     journal.done(Step::Keys)?;
 
     progress.step(&format!("Creating machine `{}` with driver {}", machine.name, machine.record.driver));
+    // What an interrupted create may have placed already is not known, and is replaced over SSH.
+    let placed = if journal.steps()?.iter().any(|(step, _)| *step == Step::Driver) {
+        None
+    } else {
+        provision::files(machine, driver, &context.store).await?
+    };
+    let note = placed.map(|(files, note)| {
+        keys.files = files;
+        note
+    });
     journal.plan(Step::Driver)?;
-    create_through(machine, driver, &keys, progress).await?;
+    create_through(machine, driver, &keys, note, progress).await?;
     journal.done(Step::Driver)?;
 
     journal.plan(Step::Certificates)?;
@@ -355,7 +365,9 @@ async fn build(
 
     if driver.features().provisions {
         journal.plan(Step::Provision)?;
-        provision::run(machine, driver, &context.store, progress, false).await?;
+        if !provision::came_with(machine, driver, progress).await? {
+            provision::run(machine, driver, &context.store, progress, false).await?;
+        }
         journal.done(Step::Provision)?;
     }
     machine.record.state = Stage::Ready;
@@ -367,6 +379,7 @@ async fn create_through(
     machine: &mut Machine,
     driver: &mut dyn Driver,
     keys: &Keys,
+    placed: Option<ServerCertificate>,
     progress: &Progress,
 ) -> Result<(), CliError> {
     let (dir, record) = (machine.dir(), machine.record.clone());
@@ -378,6 +391,9 @@ async fn create_through(
     machine.record.driver_config = driver.config();
     if driver.features().delivers_host_key {
         machine.record.ssh.host_keys = vec![keys.host_public_key.clone()];
+    }
+    if placed.is_some() {
+        machine.record.server_certificate = placed;
     }
     Ok(machine.save()?)
 }

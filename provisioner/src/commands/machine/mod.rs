@@ -6,6 +6,7 @@ mod doctor;
 mod env;
 mod fleet;
 mod forwarder;
+mod image;
 mod label;
 mod live;
 mod logs;
@@ -72,6 +73,9 @@ pub(crate) enum MachineCommand {
     Context(context::ContextArgs),
     #[command(hide = true)]
     Forwarder(forwarder::ForwarderArgs),
+    /// Make and list images for machines on this computer
+    #[command(subcommand)]
+    Image(image::ImageCommand),
 }
 
 /// Runs one; `matches` hold the flags of the driver that `create` was given.
@@ -109,6 +113,7 @@ pub(crate) fn run(
         C::Proxy(args) => proxy::run(&args, context),
         C::Context(args) => context::run(&args, context),
         C::Forwarder(args) => forwarder::run(&args, context),
+        C::Image(command) => image::run(&command, context),
     };
     // Also where it failed: some of it may have been done.
     if !reads {
@@ -142,6 +147,7 @@ impl MachineCommand {
                 | C::Proxy(_)
                 | C::Context(_)
                 | C::Forwarder(_)
+                | C::Image(_)
         )
     }
 }
