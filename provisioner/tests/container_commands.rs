@@ -189,3 +189,17 @@ fn images_are_pulled_by_name_and_when_a_container_needs_them() {
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("error: cannot pull `127.0.0.1:5000/box:absent`\ncaused by: "), "{said}");
 }
+
+#[test]
+fn what_is_not_used_is_pruned_and_what_is_used_stays() {
+    let Some(engine) = engine::start() else { return };
+    assert!(run(&engine, &["--name", "gone"], &["true"]).status.success());
+    start(&engine, "stays", &["sleep", "600"]);
+    engine.good(&["tag", "busybox", "unused:1"]);
+    assert!(engine.bad(&["prune"]).1.contains("refusing to remove stopped containers unasked"));
+    let told = engine.good(&["prune", "-y", "--networks", "--volumes", "--images", "--all-machines"]);
+    assert!(told.contains("MACHINE") && told.contains("\nbox "), "{told}");
+    assert_eq!(engine.good(&["ps", "-a", "--format", "{{.Names}}"]), "stays");
+    assert_eq!(engine.good(&["images", "--format", "{{.Repository}}"]).lines().count(), 2);
+    assert_eq!(engine.good(&["ps", "--all-machines", "--format", "{{.Machine}} {{.Names}}"]), "box stays");
+}

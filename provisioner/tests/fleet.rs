@@ -211,6 +211,12 @@ fn several_engines_are_asked_at_once_and_answer_in_one_table() {
         ),
         ("/images/json", r#"[{"Id":"sha256:fedcba9876543210","RepoTags":["pg:1"],"Created":1,"Size":2000}]"#),
         ("/info", r#"{"ServerVersion":"9.8.7","Containers":3,"MemTotal":2000000000}"#),
+        ("/containers/prune", r#"{"ContainersDeleted":["a","b"],"SpaceReclaimed":1000}"#),
+        (
+            "/images/prune?filters=%7B%22dangling%22%3A%5B%22false%22",
+            r#"{"ImagesDeleted":[{"Untagged":"x"},{"Deleted":"y"}],"SpaceReclaimed":500}"#,
+        ),
+        ("/volumes/prune", r#"{"VolumesDeleted":null,"SpaceReclaimed":0}"#),
         ("/images/create", r#"{"status":"Downloaded"}"#),
     ]);
     let up = ["create", "--driver", "none", "--none-url", &url, "--label", "role=web", "web-{1..2}"];
@@ -242,6 +248,15 @@ fn several_engines_are_asked_at_once_and_answer_in_one_table() {
     laptop.berth(&["info", "-l", "role"]).success().says("MACHINE").says("2GB");
     let said = laptop.berth(&["pull", "-l", "role", "pg:1"]).success();
     assert_eq!(said.stdout, "web-1: docker.io/library/pg:1\nweb-2: docker.io/library/pg:1\n");
+    laptop.berth(&["prune", "-l", "role"]).exits(2).says("refusing to remove stopped containers unasked");
+    let said = laptop.berth(&["prune", "--images", "--all", "--volumes", "-f", "-l", "role"]).success();
+    let line = |line: &str| said.stdout.lines().any(|said| said.split_whitespace().eq(line.split(' ')));
+    assert!(line("web-1 2 1 0 0 1.5kB") && line("web-2 2 1 0 0 1.5kB"), "{}", said.stdout);
+    laptop
+        .berth(&["prune", "-y", "--networks", "-m", "web-1"])
+        .exits(1)
+        .says("cannot remove unused networks");
+    laptop.berth(&["prune", "-y", "--all"]).exits(2);
     laptop.berth(&["ps", "-l", "role=ci"]).exits(1).says("no machine has the labels role=ci");
     laptop.berth(&["ps", "-l", "role", "--all-machines"]).exits(2);
 }

@@ -1,9 +1,11 @@
 //! What the user sees: tables and data on stdout, progress and messages on stderr.
 
+mod ask;
 mod progress;
 mod table;
 mod template;
 
+pub(crate) use ask::confirmed;
 pub(crate) use progress::{Progress, Side};
 pub(crate) use table::Table;
 pub(crate) use template::{Fields, Output};

@@ -57,6 +57,15 @@ impl Across {
         self.all_machines || self.selector.is_some()
     }
 
+    /// Whom a question is about.
+    pub(crate) fn place(&self) -> String {
+        match &self.selector {
+            Some(selector) => format!("the machines with {selector}"),
+            None if self.all_machines => "all machines".to_owned(),
+            None => "the selected machine".to_owned(),
+        }
+    }
+
     /// Runs work on the selected machine within `--timeout`, where that is given.
     pub(crate) async fn in_time<T>(
         &self,

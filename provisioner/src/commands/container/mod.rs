@@ -21,6 +21,7 @@ mod kill;
 mod load;
 mod logs;
 mod names;
+mod prune;
 mod ps;
 mod pull;
 mod restart;
@@ -61,6 +62,7 @@ pub(crate) enum ContainerCommand {
     Rmi(rmi::RmiArgs),
     Load(load::LoadArgs),
     Tag(tag::TagArgs),
+    Prune(prune::PruneArgs),
     Info(info::InfoArgs),
 }
 
@@ -85,6 +87,7 @@ pub(crate) fn run(command: ContainerCommand, context: &Context) -> Result<ExitCo
         C::Rmi(args) => rmi::run(args, context),
         C::Load(args) => load::run(args, context),
         C::Tag(args) => tag::run(args, context),
+        C::Prune(args) => prune::run(args, context),
         C::Info(args) => info::run(args, context),
     }
 }

@@ -98,7 +98,7 @@ fn apply(args: &ApplyArgs, context: &Context) -> Result<ExitCode, CliError> {
     let names: Vec<MachineName> = to_do(&plan, args.replace);
     if !names.is_empty() {
         let refusal = format!("refusing to change fleet `{}` unasked", fleet.name);
-        if !args.yes && !rm::ask_user("Go ahead?", &refusal)? {
+        if !args.yes && !ui::confirmed("Go ahead?", &refusal)? {
             return Err(CliError::new("nothing was changed"));
         }
         let (fleet, plan) = (&fleet, &plan);
@@ -211,7 +211,7 @@ fn destroy(args: &DestroyArgs, context: &Context) -> Result<ExitCode, CliError> 
     }
     let shown: Vec<&str> = names.iter().map(MachineName::as_str).collect();
     let (question, shown) = (format!("Remove {}?", shown.join(", ")), shown.join(", "));
-    if !args.yes && !rm::ask_user(&question, &format!("refusing to remove {shown} unasked"))? {
+    if !args.yes && !ui::confirmed(&question, &format!("refusing to remove {shown} unasked"))? {
         return Err(CliError::new("nothing was removed"));
     }
     let fleet = &fleet;

@@ -48,17 +48,16 @@ pub(super) async fn ask(machine: &Machine, until: Instant) -> Live {
 async fn fill(machine: &Machine, live: &mut Live, until: Instant) -> Result<(), CliError> {
     let driver = machine.driver()?;
     live.url = driver.url().unwrap_or_default();
+    if machine.record.state == Stage::Creating {
+        live.error = Some(format!("create was interrupted: `berth create --resume {}`", machine.name));
+    }
     let Ok(state) = tokio::time::timeout_at(until, engine::state(machine, driver.as_ref())).await else {
         live.state = "Timeout".to_owned();
         return Ok(());
     };
     let state = state?;
     live.state = super::state_word(state).to_owned();
-    if machine.record.state == Stage::Creating {
-        live.error = Some(format!("create was interrupted: `berth create --resume {}`", machine.name));
-        return Ok(());
-    }
-    if state == MachineState::Running {
+    if state == MachineState::Running && machine.record.state == Stage::Ready {
         match tokio::time::timeout_at(until, engine::version(machine)).await {
             Ok(version) => live.version = version?,
             Err(_) => live.error = Some("the engine did not answer in time".to_owned()),

@@ -5,9 +5,8 @@ use crate::connect;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::store::{Event, MachineName, Step};
-use crate::ui::Progress;
+use crate::ui::{self, Progress};
 use drivers::driver::Reporter as _;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 /// Remove machines
@@ -38,23 +37,10 @@ pub(crate) fn run(args: &RmArgs, context: &Context) -> Result<ExitCode, CliError
 
 fn confirmed(machines: &[MachineName]) -> Result<bool, CliError> {
     let names: Vec<&str> = machines.iter().map(MachineName::as_str).collect();
-    ask_user(
+    ui::confirmed(
         &format!("Remove {}?", names.join(", ")),
         &format!("refusing to remove {} unasked", names.join(", ")),
     )
-}
-
-/// Asks on the terminal; where there is none, that is the error.
-pub(super) fn ask_user(question: &str, refusal: &str) -> Result<bool, CliError> {
-    if !std::io::stdin().is_terminal() {
-        return Err(CliError::usage(refusal).hint("there is no terminal to ask on: say `--yes`"));
-    }
-    let mut stderr = std::io::stderr().lock();
-    // Where the question cannot be shown, the answer cannot be yes.
-    let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    Ok(asked.is_ok() && read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(super) async fn remove(
