@@ -30,7 +30,7 @@ image: build $(IMAGE) $(OWN_IMAGE) ## Make VM images from Debian's packages: ber
 $(IMAGE): drivers/image/build-debian-image
 	drivers/image/build-debian-image $@
 # A newer hostd alone makes no new image: berth brings it to the machine, and only what is in the image is quicker.
-$(OWN_IMAGE): $(wildcard drivers/image/small/*)
+$(OWN_IMAGE): $(wildcard drivers/image/small/*) | build
 	build/berth image build --hostd build/hostd --output $@
 
 .PHONY: demo
