@@ -180,7 +180,7 @@ async fn without_an_image_the_error_tells_how_to_make_one() {
     let (_dir, context) = temporary_machine("none");
     let error = qemu(&FlagValues::new(), context).check(&Reported::default()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Precheck);
-    assert!(error.hint.unwrap().contains("make image"));
+    assert!(error.hint.unwrap().contains("berth image build"));
 }
 
 #[tokio::test]
