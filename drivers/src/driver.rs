@@ -217,6 +217,17 @@ impl fmt::Display for Forward {
     }
 }
 
+/// What a machine is to have from its next start on, as the user wrote it; `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Resize {
+    /// Number of CPUs.
+    pub cpus: Option<String>,
+    /// Memory in MiB, or with a suffix.
+    pub memory: Option<String>,
+    /// Size of the disk in MiB, or with a suffix.
+    pub disk: Option<String>,
+}
+
 /// Told what happens during long calls.
 pub trait Reporter: Send + Sync {
     /// A new step begins.
@@ -283,6 +294,11 @@ pub trait Driver: Send + Sync {
     fn ssh(&self) -> Result<Option<SshEndpoint>, DriverError>;
     /// `tcp://host:port` of the engine.
     fn url(&self) -> Result<String, DriverError>;
+    /// Gives a machine that is stopped another size. Where one value is refused, nothing has changed.
+    async fn resize(&mut self, wanted: &Resize) -> Result<(), DriverError> {
+        let _ = wanted;
+        Err(DriverError::unsupported(format!("driver `{}` cannot resize machines", self.kind())))
+    }
     /// The file that the console of the latest run is written to, where there is one; it may be cut at any time.
     fn console_log(&self) -> Option<PathBuf> {
         None

@@ -24,6 +24,7 @@ fn a_renamed_machine_keeps_its_identity_and_stays_active() {
     laptop.berth(&["rename", "old", "other"]).exits(1).says("machine `other` already exists");
     laptop.berth(&["rename", "nobody", "new"]).exits(1).says("no such machine: nobody");
     laptop.berth(&["rename", "old", "a_b"]).exits(2).says("invalid machine name");
+    laptop.berth(&["resize", "old", "--cpus", "1"]).exits(1).says("driver `none` cannot resize machines");
     laptop.berth(&["rename", "old", "old"]).exits(2).says("has that name already");
     assert_eq!(laptop.berth(&["rename", "old", "new"]).success().stdout, "new\n");
     assert_eq!(id("new"), before);
@@ -99,6 +100,58 @@ fn logs_are_those_of_a_machine_where_the_name_is_one() {
     let _: &Said = &laptop.berth(&["logs"]).exits(2).says("needs a name");
 }
 
+#[test]
+fn a_virtual_machine_runs_on_under_its_new_name_and_is_resized_when_it_is_stopped() {
+    if !["qemu-img", "qemu-system-x86_64"].iter().all(|program| common::has(program)) {
+        eprintln!("skipped: QEMU is missing");
+        return;
+    }
+    let laptop = Laptop::new();
+    let image = laptop.dir.path().join("empty.qcow2");
+    let make = ["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "64M"];
+    Said::of(Command::new("qemu-img").args(make)).success();
+    let image = ["--qemu-image", image.to_str().unwrap(), "--qemu-disk-size", "64", "--qemu-memory", "128"];
+    let create = [&["create", "--driver", "qemu"][..], &image, &["m"]].concat();
+    let mut child = laptop.command(&create).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // It has nothing to boot, so that it is no more than a process that runs.
+    let socket = laptop.home().join("machines/m/driver/qmp.sock");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !laptop.berth(&["status", "m"]).stdout.contains("Running") {
+        assert!(child.try_wait().unwrap().is_none() && std::time::Instant::now() < until, "it does not run");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(socket.exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let record = laptop.home().join("machines/m/machine.toml");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace("\"creating\"", "\"ready\"")).unwrap();
+    let pid =
+        |name: &str| fs::read_to_string(laptop.home().join("machines").join(name).join("driver/qemu.pid"));
+    let before = pid("m").unwrap();
+    laptop.berth(&["rename", "m", "n"]).success();
+    assert_eq!(pid("n").unwrap(), before);
+    laptop.berth(&["status", "n"]).success().says("Running");
+    laptop.berth(&["logs", "--console", "n"]).success();
+    laptop.berth(&["resize", "n", "--memory", "256"]).exits(1).says("only when stopped").says("berth stop n");
+    laptop.berth(&["machine", "kill", "n"]).success();
+    laptop.berth(&["status", "n"]).exits(1).says("Stopped");
+
+    let has = |text: &str| laptop.berth(&["machine", "inspect", "n"]).success().stdout.contains(text);
+    laptop.berth(&["resize", "n"]).exits(2);
+    laptop.berth(&["resize", "n", "--cpus", "0"]).exits(2).says("--cpus");
+    laptop.berth(&["resize", "n", "--memory", "lots"]).exits(2).says("invalid value `lots` for --memory");
+    laptop.berth(&["resize", "n", "--cpus", "1", "--disk", "32"]).exits(2).says("cannot become smaller");
+    assert!(has("\"cpu-count\": 2") && has("\"memory-mib\": 128") && has("\"disk-mib\": 64"));
+    for _ in 0..2 {
+        laptop.berth(&["resize", "n", "--cpus", "1", "--memory", "256", "--disk", "1G"]).success();
+        assert!(has("\"cpu-count\": 1") && has("\"memory-mib\": 256") && has("\"disk-mib\": 1024"));
+    }
+    let disk = laptop.home().join("machines/n/driver/disk.qcow2");
+    Said::of(Command::new("qemu-img").arg("info").arg(&disk)).success().says("1 GiB");
+    laptop.berth(&["machine", "rm", "-y", "n"]).success();
+}
+
 /// The hostd that is to be installed, where it has been built.
 fn hostd() -> Option<PathBuf> {
     let built = std::env::var_os("BERTH_HOSTD").map(PathBuf::from);
@@ -161,12 +214,26 @@ fn an_upgrade_brings_another_hostd_and_one_that_does_not_answer_is_taken_back() 
     upgrade(&hostd, &[]).success().says("has hostd 0.1.0 already");
     assert_eq!(pid(), first);
 
+    let image = laptop.dir.path().join("busybox.tar");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/busybox-image");
+    Said::of(Command::new("python3").arg(script).arg(&image)).success();
+    laptop.berth(&["-m", "m", "load", "-q", "-i", image.to_str().unwrap()]).success();
+    laptop.berth(&["-m", "m", "run", "-d", "--name", "web", "busybox", "sleep", "1000"]).success();
+    let container = || {
+        let said = laptop.berth(&["container", "inspect", "-m", "m", "web"]).success();
+        let all: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        assert_eq!(all[0]["State"]["Running"], true);
+        (all[0]["State"]["Pid"].clone(), all[0]["State"]["StartedAt"].clone())
+    };
+    let run = container();
+
     let second = laptop.dir.path().join("second");
     another(&hostd, &second);
     upgrade(&second, &[]).success().says("hostd 0.1.0 is now 0.1.0");
     assert!(same(&second, "/usr/local/bin/hostd") && same(&hostd, "/usr/local/bin/hostd.old"));
     assert_ne!(pid(), first);
     assert!(!journal.exists());
+    assert_eq!(container(), run);
 
     // One that ends at once: back comes the one before, which answers.
     let broken = laptop.dir.path().join("broken");
@@ -193,7 +260,8 @@ fn an_upgrade_brings_another_hostd_and_one_that_does_not_answer_is_taken_back() 
     assert_eq!(pid(), before);
     assert!(!journal.exists() && !Path::new("/usr/local/bin/.hostd-new").exists());
     upgrade(&broken, &["--force"]).exits(1).says("the old hostd is back");
-    laptop.berth(&["-m", "m", "ps"]).success();
+    assert_eq!(container(), run);
+    laptop.berth(&["-m", "m", "container", "rm", "-f", "web"]).success();
 
     // hostd's log is the machine's, and of what was said it shows as much as is asked for.
     let all = laptop.berth(&["logs", "m"]).success().stdout;

@@ -1,6 +1,6 @@
 //! The `qemu` driver's flags, and what is stored of a machine.
 
-use crate::driver::{DriverError, Flag, FlagValues};
+use crate::driver::{DriverError, Flag, FlagValues, Resize};
 use crate::options::{self, flag, flag_or};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -189,6 +189,28 @@ impl Config {
         };
         if config.ssh_port.fixed && config.ssh_port == config.engine_port {
             return Err(DriverError::usage("--qemu-ssh-port and --qemu-engine-port are the same port"));
+        }
+        Ok(config)
+    }
+}
+
+impl Config {
+    /// The same with what `berth resize` was given; whether the disk may have that size is not looked at.
+    pub(super) fn resized(&self, wanted: &Resize) -> Result<Self, DriverError> {
+        let mut config = self.clone();
+        let wrong =
+            |flag: &str, text: &str| DriverError::usage(format!("invalid value `{text}` for --{flag}"));
+        if let Some(text) = &wanted.cpus {
+            let cpus = text.parse().map_err(|_| wrong("cpus", text))?;
+            config.cpu_count = in_range("cpus", cpus, 1, 255)? as u32;
+        }
+        if let Some(text) = &wanted.memory {
+            let memory = parse_mib(text).ok_or_else(|| wrong("memory", text))?;
+            config.memory_mib = in_range("memory", memory, 64, 16 << 20)?;
+        }
+        if let Some(text) = &wanted.disk {
+            let disk = parse_mib(text).ok_or_else(|| wrong("disk", text))?;
+            config.disk_mib = in_range("disk", disk, 1, 64 << 20)?;
         }
         Ok(config)
     }

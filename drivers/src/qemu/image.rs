@@ -262,6 +262,23 @@ pub(super) fn format_of(path: &Path) -> Result<Format, DriverError> {
     Err(no_disk("it has neither qcow2's magic, nor a partition table, nor a file system"))
 }
 
+/// Makes the machine's disk larger; nothing where it has that size. It never becomes smaller: what lies at its end would be lost.
+pub(super) async fn grow(qemu_img: &Path, dir: &Path, disk_mib: u64) -> Result<(), DriverError> {
+    let disk = dir.join(DISK);
+    let info = info(qemu_img, &disk, Format::Qcow2).await?;
+    let now = info.get("virtual-size").and_then(Value::as_u64).unwrap_or(0).div_ceil(1 << 20);
+    if disk_mib == now {
+        return Ok(());
+    }
+    if disk_mib < now {
+        return Err(DriverError::usage(format!("the disk has {now} MiB, and cannot become smaller")));
+    }
+    let mut command = Command::new(qemu_img);
+    command.args(["resize", "-q", "-f", "qcow2"]).arg(&disk).arg(format!("{disk_mib}M"));
+    let failed = |e| DriverError::failed(format!("cannot grow the disk {}", disk.display())).because(e);
+    run(command).await.map(drop).map_err(failed)
+}
+
 async fn info(qemu_img: &Path, disk: &Path, format: Format) -> Result<Value, DriverError> {
     let broken =
         |e: io::Error| DriverError::precheck(format!("cannot use the image {}", disk.display())).because(e);

@@ -31,8 +31,8 @@ pub mod small;
 pub use config::{Accel, flags};
 
 use crate::driver::{
-    Driver, DriverError, Features, FlagValues, Forward, Keys, MachineContext, MachineState, Reporter, Save,
-    Silent, SshEndpoint,
+    Driver, DriverError, Features, FlagValues, Forward, Keys, MachineContext, MachineState, Reporter, Resize,
+    Save, Silent, SshEndpoint,
 };
 use crate::{download, files, options};
 use config::{Config, Port, Source};
@@ -466,6 +466,20 @@ impl Driver for Qemu {
 
     fn url(&self) -> Result<String, DriverError> {
         Ok(format!("tcp://{LOCALHOST}:{}", self.port(self.config.engine_port)?))
+    }
+
+    async fn resize(&mut self, wanted: &Resize) -> Result<(), DriverError> {
+        let config = self.config.resized(wanted)?;
+        let name = &self.context.name;
+        if Process::search(&self.context.dir, self.context.id).await.is_some() {
+            return Err(DriverError::failed(format!("`{name}` runs, and can be resized only when stopped"))
+                .hint(format!("`berth stop {name}` first")));
+        }
+        if wanted.disk.is_some() {
+            image::grow(&Programs::find()?.qemu_img, &self.context.dir, config.disk_mib).await?;
+        }
+        self.config = config;
+        Ok(())
     }
 
     fn console_log(&self) -> Option<PathBuf> {

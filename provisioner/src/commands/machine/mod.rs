@@ -15,6 +15,7 @@ mod power;
 mod provision;
 mod proxy;
 mod rename;
+mod resize;
 mod rm;
 mod select;
 mod shell;
@@ -62,6 +63,7 @@ pub(crate) enum MachineCommand {
     Kill(power::PowerArgs),
     Rm(rm::RmArgs),
     Rename(rename::RenameArgs),
+    Resize(resize::ResizeArgs),
     Logs(logs::LogsArgs),
     Ssh(ssh::SshArgs),
     Label(label::LabelArgs),
@@ -103,6 +105,7 @@ pub(crate) fn run(
         C::Kill(args) => power::run(&args, Power::Kill, context),
         C::Rm(args) => rm::run(&args, context),
         C::Rename(args) => rename::run(&args, context),
+        C::Resize(args) => resize::run(&args, context),
         C::Logs(args) => logs::run(&args, context),
         C::Ssh(args) => ssh::run(&args, context),
         C::Label(args) => label::run(&args, context),
