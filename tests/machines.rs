@@ -581,7 +581,12 @@ fn a_machine_of_ones_own_is_stopped_broken_mended_and_removed() {
     laptop.berth(&["provision", "own"]).success();
     laptop.berth(&["ps"]).says("always");
 
-    assert!(forwarder(&laptop, "own").is_some(), "nobody forwards its ports");
+    // A forwarder goes by its machine's name, and another takes its place where that changes.
+    laptop.berth(&["rename", "own", "other"]).success();
+    let renamed = eventually("a forwarder of the new name", || forwarder(&laptop, "other"));
+    laptop.berth(&["rename", "other", "own"]).success();
+    eventually("that forwarder to end", || rustix::process::test_kill_process(renamed).err());
+    eventually("one of the old name", || forwarder(&laptop, "own"));
     laptop.berth(&["machine", "stop", "own"]).success();
     assert_eq!(forwarder(&laptop, "own"), None, "the forwarder outlives its machine");
     laptop.berth(&["ls"]).says("Stopped");

@@ -28,8 +28,8 @@ const MOST_LOG: u64 = 1 << 20;
 const MOST_EVENT: u64 = 1 << 20;
 /// Pause before the engine is asked again after it was lost.
 const PAUSE: Duration = Duration::from_millis(300);
-/// Pause before ports that were taken are tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether the machine still has its name, and whether ports that were taken are free.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long the process may take to notice that its machine is down.
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Events after which other ports may be published than before.
@@ -165,18 +165,22 @@ async fn follow(machine: &Machine) -> Result<(), CliError> {
             log(failed.as_deref().unwrap_or("all published ports are forwarded"));
             told.clone_from(&failed);
         }
-        event.clear();
-        let mut next = (&mut events).take(MOST_EVENT);
-        let next = next.read_until(b'\n', &mut event);
-        let read = match failed {
-            None => Some(next.await),
-            // Whoever has the port may let go of it.
-            Some(_) => tokio::time::timeout(AGAIN, next).await.ok(),
-        };
-        if let Some(read) = read
-            && read.doing("cannot follow the engine's events")? == 0
-        {
-            return Ok(());
+        loop {
+            event.clear();
+            let mut next = (&mut events).take(MOST_EVENT);
+            match tokio::time::timeout(LOOK, next.read_until(b'\n', &mut event)).await {
+                Ok(read) => {
+                    if read.doing("cannot follow the engine's events")? == 0 {
+                        return Ok(());
+                    }
+                    break;
+                }
+                // Renamed or removed: whoever did it waits for our end.
+                Err(_) if !machine.dir().exists() => return Ok(()),
+                // Whoever has a port may have let go of it.
+                Err(_) if failed.is_some() => break,
+                Err(_) => {}
+            }
         }
     }
 }
