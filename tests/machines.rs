@@ -583,10 +583,16 @@ fn a_machine_of_ones_own_is_stopped_broken_mended_and_removed() {
 
     // A forwarder goes by its machine's name, and another takes its place where that changes.
     laptop.berth(&["rename", "own", "other"]).success();
-    let renamed = eventually("a forwarder of the new name", || forwarder(&laptop, "other"));
+    let renamed = eventually("a forwarder of the new name", || {
+        laptop.berth(&["-m", "other", "info"]).success();
+        forwarder(&laptop, "other")
+    });
     laptop.berth(&["rename", "other", "own"]).success();
     eventually("that forwarder to end", || rustix::process::test_kill_process(renamed).err());
-    eventually("one of the old name", || forwarder(&laptop, "own"));
+    eventually("one of the old name", || {
+        laptop.berth(&["-m", "own", "info"]).success();
+        forwarder(&laptop, "own")
+    });
     laptop.berth(&["machine", "stop", "own"]).success();
     assert_eq!(forwarder(&laptop, "own"), None, "the forwarder outlives its machine");
     laptop.berth(&["ls"]).says("Stopped");
