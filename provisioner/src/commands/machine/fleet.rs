@@ -144,17 +144,16 @@ async fn act(
         Action::Remove | Action::Nothing => Ok(()),
         Action::Create => create(name, fleet, false, context, progress).await,
         Action::Resume => {
-            set(name, declared, false, context)?;
-            create(name, fleet, true, context, progress).await
+            // As it was begun; what was declared otherwise since is then a change like any other.
+            create(name, fleet, true, context, progress).await?;
+            let provision = context.store.load(name)?.record.hostd != declared.hostd;
+            change(name, declared, provision, context, progress).await
         }
         Action::Replace => {
             remove(name, &fleet.name, context, progress).await?;
             create(name, fleet, false, context, progress).await
         }
-        Action::Change { provision, .. } => {
-            set(name, declared, *provision, context)?;
-            if *provision { provision::again(name, false, context, progress).await } else { Ok(()) }
-        }
+        Action::Change { provision, .. } => change(name, declared, *provision, context, progress).await,
     }
 }
 
@@ -167,6 +166,17 @@ async fn create(
 ) -> Result<(), CliError> {
     let wanted = Wanted::declared(&fleet.machines[name], Some(&fleet.name));
     create::create_or_resume(name, &wanted, resume, context, progress).await
+}
+
+async fn change(
+    name: &MachineName,
+    declared: &Declared,
+    provision: bool,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    set(name, declared, provision, context)?;
+    if provision { provision::again(name, false, context, progress).await } else { Ok(()) }
 }
 
 /// Writes into the record what can be changed.
