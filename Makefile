@@ -63,6 +63,11 @@ bench-ways: setup build ## Measure the ways to an engine: TLS, SSH, the proxy
 bench-machine: setup image ## Measure how soon a machine is there, side by side with a bare kernel
 	@tests/bench/machine
 
+.PHONY: compare
+compare: setup build ## Ask hostd and this machine's dockerd the same, and tell what differs (or CASES="lists df")
+	@tests/busybox-image build/busybox.tar
+	@tests/compare/run $(CASES)
+
 .PHONY: crash
 crash: setup build ## Kill hostd and shims at random moments under load, 400 times over
 	@tests/busybox-image build/busybox.tar

@@ -312,3 +312,107 @@ fn prune_removes_what_does_not_run_and_top_shows_what_does() {
     host.docker(["system", "df"]).success().says("Local Volumes");
     host.docker(["rm", "-f", "up"]).success();
 }
+
+#[test]
+fn programs_see_that_they_are_in_a_container_and_where_mounts_are_listed() {
+    let host = host!();
+    for user in ["0", "1000"] {
+        let shown =
+            host.docker(["run", "-u", user, "busybox", "sh", "-c", "ls /.dockerenv; readlink /etc/mtab"]);
+        assert_eq!(shown.text(), "/.dockerenv\n/proc/mounts", "{user}");
+    }
+    let id = host.docker(["ps", "-lq"]).text();
+    assert_eq!(host.docker(["diff", &id]).text(), "", "neither is a change of the container's");
+    // What the image or the user has there stays as it is.
+    host.docker([
+        "run",
+        "-d",
+        "--name",
+        "own",
+        "busybox",
+        "sh",
+        "-c",
+        "rm /etc/mtab; echo mine > /etc/mtab; sleep 1000",
+    ])
+    .success();
+    eventually("the file to be written", || {
+        host.docker(["exec", "own", "cat", "/etc/mtab"]).stdout().contains("mine").then_some(())
+    });
+    host.docker(["commit", "own", "own"]).success();
+    assert_eq!(host.docker(["run", "--rm", "own", "cat", "/etc/mtab"]).text(), "mine");
+    host.docker(["run", "--rm", "-v", "conf:/etc", "busybox", "true"]).success();
+    let shown = host.docker(["run", "--rm", "-v", "conf:/kept", "busybox", "ls", "/kept"]).text();
+    assert!(shown.contains("passwd") && !shown.contains("mtab"), "{shown}");
+}
+
+#[test]
+fn inspect_tells_where_layers_and_volumes_are_and_which_network_it_was() {
+    let host = host!();
+    let bridge = host.docker(["network", "inspect", "-f", "{{.Id}}", "bridge"]).text();
+    let none = host.docker(["network", "inspect", "-f", "{{.Id}}", "none"]).text();
+    host.docker([
+        "create",
+        "--name",
+        "box",
+        "--mac-address",
+        "02:42:ac:11:00:07",
+        "-v",
+        "named:/n",
+        "-v",
+        "/anonymous",
+        "busybox",
+        "touch",
+        "/made",
+    ])
+    .success();
+    let network = "{{range .NetworkSettings.Networks}}{{.NetworkID}}{{end}}";
+    assert_eq!(host.field("box", network), "", "it was on none yet");
+    host.docker(["start", "-a", "box"]).success();
+    assert_eq!(host.field("box", network), bridge);
+    assert_eq!(host.field("box", "{{.Config.MacAddress}}"), "02:42:ac:11:00:07");
+    let upper = host.field("box", "{{.GraphDriver.Data.UpperDir}}");
+    assert!(std::path::Path::new(&upper).join("made").exists(), "{upper}");
+    let lower = host.field("box", "{{.GraphDriver.Data.LowerDir}}");
+    assert!(std::path::Path::new(&lower).join("bin/busybox").exists(), "{lower}");
+    let modes = host.field("box", "{{range .Mounts}}{{.Destination}}={{.Mode}};{{end}}");
+    assert!(modes.contains("/n=z;") && modes.contains("/anonymous=;"), "{modes}");
+    host.docker(["run", "-d", "--name", "alone", "--network", "none", "busybox", "sleep", "1000"]).success();
+    assert_eq!(host.field("alone", network), none);
+    let merged = host.field("alone", "{{.GraphDriver.Data.MergedDir}}");
+    assert!(std::path::Path::new(&merged).join("bin/busybox").exists(), "{merged}");
+    let listed = host.api().call("GET", "/containers/json?all=1&size=1", None).unwrap().json();
+    let of = |name: &str| {
+        let items = listed.as_array().unwrap().iter();
+        items.clone().find(|item| item["Names"][0] == name).unwrap().clone()
+    };
+    assert_eq!(of("/box")["NetworkSettings"]["Networks"]["bridge"]["NetworkID"], bridge.as_str());
+    assert!(of("/alone").get("SizeRw").is_none() || of("/alone")["SizeRw"].as_u64() > Some(0));
+}
+
+#[test]
+fn wrong_requests_are_refused_in_dockers_words() {
+    let host = host!();
+    host.docker(["create", "--name", "box", "busybox", "sleep", "1000"]).success();
+    for (method, path, status, words) in [
+        (
+            "GET",
+            "/containers/box/stats?stream=1&one-shot=1",
+            400,
+            "cannot have stream=true and one-shot=true",
+        ),
+        (
+            "POST",
+            "/containers/box/rename?name=a%20b",
+            400,
+            "Error when allocating new name: Invalid container name (/a b), only",
+        ),
+        ("POST", "/containers/create?name=//x", 400, "Invalid container name (//x), only"),
+    ] {
+        let answer = host.ask(method, path, Some(r#"{"Image":"busybox"}"#)).is(status);
+        assert!(answer.message().starts_with(words), "{answer:?}");
+    }
+    host.ask("POST", "/containers/box/start", Some(r#"{"a":"b"}"#)).is(400);
+    // What cannot say anything, some clients send for nothing.
+    host.ask("POST", "/containers/box/start", Some("null")).is(204);
+    host.docker(["rm", "-f", "box"]).success();
+}

@@ -108,7 +108,7 @@ fn events_have_dockers_attributes_and_the_shape_of_old() {
         assert_eq!(find(action)["Actor"]["Attributes"][attribute], value, "{action}");
     }
     for action in
-        ["exec_create: sh", "exec_start: sh", "pause", "unpause", "top", "restart", "stop", "destroy"]
+        ["exec_create: sh -c", "exec_start: sh -c", "pause", "unpause", "top", "restart", "stop", "destroy"]
     {
         find(action);
     }
@@ -124,7 +124,7 @@ fn events_have_dockers_attributes_and_the_shape_of_old() {
     assert_eq!(start["time"].as_i64().unwrap(), start["timeNano"].as_i64().unwrap() / 1_000_000_000);
     let bad = host.api().call("GET", "/events?since=2&until=1", None).unwrap();
     assert_eq!(bad.status, 400);
-    assert!(bad.message().contains("cannot be after `until` time"));
+    assert_eq!(bad.message(), "`since` time (2) cannot be after `until` time (1)");
 }
 
 #[test]
@@ -155,4 +155,39 @@ fn a_hangup_of_the_daemon_is_told_as_a_reload() {
     eventually("the event", || {
         history(&host, &["type=daemon"]).contains(&"daemon reload".to_owned()).then_some(())
     });
+}
+
+#[test]
+fn images_and_prunes_are_told_as_docker_tells_them() {
+    let host = host!();
+    let load = host.api().call("GET", &format!("/events?since=1&until={:.3}", now()), None).unwrap().body;
+    let load: Value = serde_json::from_str(load.lines().next().unwrap()).unwrap();
+    assert_eq!((&load["Action"], &load["Actor"]["Attributes"]["name"]), (&"load".into(), &load["id"]));
+    let before = now();
+    host.docker(["tag", "busybox", "other:1"]).success();
+    host.docker(["rmi", "other:1"]).success();
+    let empty = host.path("empty.tar");
+    std::fs::write(&empty, [0; 1024]).unwrap();
+    host.docker(["import", &empty.to_string_lossy(), "made:1"]).success();
+    host.docker(["network", "prune", "-f"]).success();
+    host.docker(["image", "prune", "-f"]).success();
+    let path = format!("/events?since={before:.6}&until={:.3}", now());
+    let body = host.api().call("GET", &path, None).unwrap().body;
+    let events: Vec<Value> = body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = |event: &Value| {
+        let name = event["Actor"]["Attributes"]["name"].as_str().unwrap_or("").split(':').next().unwrap();
+        format!("{} {} {name}", event["Type"].as_str().unwrap(), event["Action"].as_str().unwrap())
+    };
+    let told: Vec<String> = events.iter().map(told).collect();
+    let wanted = [
+        "image tag other",
+        "image untag sha256",
+        "image tag made",
+        "image import sha256",
+        "network prune ",
+        "image prune ",
+    ];
+    assert_eq!(told, wanted);
+    assert_eq!(events[4]["Actor"]["Attributes"]["reclaimed"], "0");
+    assert!(events[5].get("id").is_none(), "{body}");
 }

@@ -533,3 +533,17 @@ fn a_container_keeps_the_layers_of_an_image_that_is_removed_by_force() {
         (fs::read_dir(host.path("data/image/layers")).unwrap().count() == 0).then_some(())
     });
 }
+
+#[test]
+fn what_is_asked_of_a_container_that_ends_just_now_is_answered_all_the_same() {
+    let host = host!();
+    host.docker(["create", "--name", "brief", "busybox", "true"]).success();
+    for round in 0..40 {
+        host.ask("POST", "/containers/brief/start", None);
+        for _ in 0..3 {
+            host.ask("GET", "/containers/brief/archive?path=/none", None).is(404);
+            let found = host.ask("GET", "/containers/brief/archive?path=/etc/passwd", None);
+            assert_eq!(found.status, 200, "round {round}: {}", found.body);
+        }
+    }
+}

@@ -320,6 +320,9 @@ fn a_removal_reports_to_those_who_wait_and_takes_anonymous_volumes_when_told() {
     docker(&host, &["container", "prune", "-f", "--filter", "colour=red"])
         .failure()
         .says("invalid filter 'colour'");
+    docker(&host, &["container", "prune", "-f", "--filter", "until=1h", "--filter", "until=2h"])
+        .failure()
+        .says("more than one until filter specified");
     assert!(prune("label=tier=web").contains("Deleted"));
 }
 
@@ -365,9 +368,31 @@ fn the_list_is_filtered_as_dockers() {
         assert_eq!(shown, names, "{filters:?}");
     }
     assert_eq!(docker(&host, &["ps", "-n", "1", "--format", "{{.Names}}"]).text(), "job");
-    for bad in ["colour=red", "status=asleep", "health=fine", "exited=x", "publish=x", "is-task=maybe"] {
+    for bad in [
+        "colour=red",
+        "status=asleep",
+        "health=fine",
+        "exited=x",
+        "publish=x",
+        "is-task=maybe",
+        "label!=a",
+        "until=1h",
+    ] {
         docker(&host, &["ps", "--filter", bad]).failure();
     }
+    // What has ended is shown for its status, and not for its age or its exit code.
+    for (filter, names) in
+        [("status=exited", "job"), ("exited=3", ""), ("since=web", ""), ("before=job", "web")]
+    {
+        let shown = docker(&host, &["ps", "--filter", filter, "--format", "{{.Names}}"]).text();
+        assert_eq!(shown, names, "{filter}");
+    }
+    let named = |filters: &str| {
+        let filters = filters.replace('"', "%22").replace('{', "%7B").replace('}', "%7D");
+        let list = host.api().call("GET", &format!("/containers/json?all=1&filters={filters}"), None);
+        list.unwrap().json().as_array().unwrap().len()
+    };
+    assert_eq!((named("null"), named(r#"{"id":[""]}"#), named(r#"{"isolation":["x"]}"#)), (3, 0, 3));
     let list = host.api().call("GET", "/containers/json?limit=2&filters={}", None).unwrap().json();
     assert_eq!(list.as_array().unwrap().len(), 2);
     assert_eq!(list[0]["Names"], json!(["/job"]));

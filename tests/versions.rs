@@ -50,6 +50,26 @@ fn fields_of_answers_come_and_go_with_the_versions() {
 }
 
 #[test]
+fn info_tells_old_clients_what_they_were_told_in_their_time() {
+    let host = host!();
+    let option = |version: &str| get(&host, version, "/info")["SecurityOptions"][0].clone();
+    assert_eq!((option("1.24"), option("1.25")), (json!("seccomp"), json!("name=seccomp,profile=builtin")));
+    for (field, last) in [
+        ("/ExecutionDriver", 24),
+        ("/RuncCommit/Expected", 48),
+        ("/ContainerdCommit/Expected", 48),
+        ("/InitCommit/Expected", 48),
+        ("/RegistryConfig/AllowNondistributableArtifactsCIDRs", 48),
+        ("/RegistryConfig/AllowNondistributableArtifactsHostnames", 48),
+    ] {
+        let has = |minor: u32| get(&host, &format!("1.{minor}"), "/info").pointer(field).is_some();
+        assert_eq!((has(last), has(last + 1)), (true, false), "{field}");
+    }
+    let images = get(&host, "1.42", "/images/json");
+    assert_eq!((&images[0]["RepoTags"], &images[0]["RepoDigests"]), (&json!(["busybox:latest"]), &json!([])));
+}
+
+#[test]
 fn defaults_are_those_of_the_clients_time() {
     let host = host!();
     for (version, ipc, cgroupns) in [
@@ -64,7 +84,16 @@ fn defaults_are_those_of_the_clients_time() {
         let got = (&shown["HostConfig"]["IpcMode"], &shown["HostConfig"]["CgroupnsMode"]);
         assert_eq!(got, (&json!(ipc), &json!(cgroupns)), "{version}");
     }
-    // Parameters from before they were known are ignored.
+    // Parameters and fields from before they were known are ignored.
+    let of = |version: &str| {
+        let body = r#"{"Image":"busybox","HostConfig":{"AutoRemove":true},"Healthcheck":{"StartInterval":2000000000}}"#;
+        let id = create(&host, version, body);
+        let shown = get(&host, version, &format!("/containers/{id}/json"));
+        let start_interval = shown["Config"]["Healthcheck"]["StartInterval"].as_i64().unwrap_or(0);
+        (shown["HostConfig"]["AutoRemove"].clone(), start_interval)
+    };
+    assert_eq!((of("1.24"), of("1.25")), ((json!(false), 0), (json!(true), 0)));
+    assert_eq!((of("1.43"), of("1.44")), ((json!(true), 0), (json!(true), 2_000_000_000)));
     let id = create(&host, "1.41", r#"{"Image":"busybox","Cmd":["sleep","1000"]}"#);
     let post = |path: String, status: u16| host.ask("POST", &path, None).is(status);
     post(format!("/v1.41/containers/{id}/start"), 204);

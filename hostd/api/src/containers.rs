@@ -74,7 +74,7 @@ pub(crate) async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>)> {
     let mut request = create::decode(&body, version)?;
-    request.name = params.get("name").map(|name| name.trim_start_matches('/').to_owned());
+    request.name = params.get("name").map(str::to_owned);
     if version.since(41) {
         request.platform = params.get("platform").map(platform).transpose()?;
     }
@@ -121,8 +121,8 @@ pub(crate) async fn start(
     params.refuse_values(&["checkpoint", "checkpoint-dir"])?;
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    // Two bytes are the `{}` or `""` that some clients send for nothing.
-    if length.is_some_and(|length| length > 2) {
+    // Docker lets what is too short to say anything (`{}`, `""`, `null`) pass: some clients send that for nothing.
+    if length.is_some_and(|length| length > 7) {
         return Err(ApiError::bad_request(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
@@ -183,7 +183,7 @@ pub(crate) async fn rename(
 ) -> Result<StatusCode> {
     let name =
         params.get("name").ok_or_else(|| ApiError::bad_request("Neither old nor new names may be empty"))?;
-    engine.rename(&id, name.trim_start_matches('/')).await?;
+    engine.rename(&id, name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

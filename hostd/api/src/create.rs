@@ -18,7 +18,7 @@ pub(crate) fn decode(body: &Map<String, Value>, version: ApiVersion) -> Result<C
         return Err(ApiError::bad_request("config cannot be empty in order to create a container"));
     }
     let fields = Fields::root(body);
-    let config = container_config(&fields)?;
+    let config = container_config(&fields, version)?;
     let host = match fields.object("HostConfig")? {
         Some(fields) => hostconfig::decode(&fields, version)?,
         None => hostconfig::decode(&Fields::root(&Map::new()), version)?,
@@ -37,7 +37,7 @@ pub(crate) fn decode(body: &Map<String, Value>, version: ApiVersion) -> Result<C
     Ok(CreateRequest { config, host, mac_address, ..CreateRequest::default() })
 }
 
-pub(crate) fn container_config(fields: &Fields<'_>) -> Result<ContainerConfig> {
+pub(crate) fn container_config(fields: &Fields<'_>, version: ApiVersion) -> Result<ContainerConfig> {
     Ok(ContainerConfig {
         hostname: fields.string("Hostname")?,
         domainname: fields.string("Domainname")?,
@@ -60,21 +60,21 @@ pub(crate) fn container_config(fields: &Fields<'_>) -> Result<ContainerConfig> {
         stop_signal: fields.opt_string("StopSignal")?.filter(|signal| !signal.is_empty()),
         stop_timeout: fields.opt_integer("StopTimeout")?,
         shell: fields.command("Shell")?,
-        healthcheck: healthcheck(fields)?,
+        healthcheck: healthcheck(fields, version)?,
         on_build: fields.strings("OnBuild")?,
         args_escaped: fields.boolean("ArgsEscaped")?,
     })
 }
 
 /// What it means, and whether it makes sense, is the engine's to say.
-fn healthcheck(fields: &Fields<'_>) -> Result<Option<Healthcheck>> {
+fn healthcheck(fields: &Fields<'_>, version: ApiVersion) -> Result<Option<Healthcheck>> {
     let Some(check) = fields.object("Healthcheck")? else { return Ok(None) };
     Ok(Some(Healthcheck {
         test: check.strings("Test")?.unwrap_or_default(),
         interval: check.integer("Interval")?,
         timeout: check.integer("Timeout")?,
         start_period: check.integer("StartPeriod")?,
-        start_interval: check.integer("StartInterval")?,
+        start_interval: if version.since(44) { check.integer("StartInterval")? } else { 0 },
         retries: check.integer("Retries")?,
     }))
 }

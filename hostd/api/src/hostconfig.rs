@@ -38,7 +38,8 @@ pub(crate) fn decode(fields: &Fields<'_>, version: ApiVersion) -> Result<HostCon
         port_bindings: ports::bindings(fields)?,
         publish_all_ports: fields.boolean("PublishAllPorts")?,
         restart_policy: restart_policy(fields)?,
-        auto_remove: fields.boolean("AutoRemove")?,
+        // Before 1.25 the client removed the container.
+        auto_remove: fields.boolean("AutoRemove")? && version.since(25),
         cap_add: fields.strings("CapAdd")?.unwrap_or_default(),
         cap_drop: fields.strings("CapDrop")?.unwrap_or_default(),
         privileged: fields.boolean("Privileged")?,

@@ -63,10 +63,9 @@ pub(crate) async fn prune(State(engine): State<Engine>, params: Params) -> Resul
 }
 
 fn encode_summary(image: &Image, version: ApiVersion) -> Value {
-    // Before 1.43 an image without a name had one made up.
-    let names = |names: &[String], made_up: &str| {
-        if names.is_empty() && !version.since(43) { json!([made_up]) } else { json!(names) }
-    };
+    // Before 1.43 an image without any name had both made up.
+    let nameless = image.repo_tags.is_empty() && image.repo_digests.is_empty() && !version.since(43);
+    let names = |names: &[String], made_up: &str| if nameless { json!([made_up]) } else { json!(names) };
     let mut value = json!({
         "Id": image.id,
         "ParentId": image.parent.as_deref().unwrap_or(""),
@@ -392,6 +391,8 @@ mod tests {
         image.repo_tags.clear();
         assert_eq!(encode_summary(&image, ApiVersion(42))["RepoTags"], json!(["<none>:<none>"]));
         assert_eq!(encode_summary(&image, ApiVersion(43))["RepoTags"], json!([]));
+        let tagged = Image { repo_tags: vec!["a:1".to_owned()], ..image.clone() };
+        assert_eq!(encode_summary(&tagged, ApiVersion(42))["RepoDigests"], json!([]));
         assert_eq!(encode_summary(&image, ApiVersion(43))["VirtualSize"], 10);
         assert_eq!(encode_summary(&image, ApiVersion(44)).get("VirtualSize"), None);
         assert_eq!(encode_image(&image, ApiVersion(49))["Config"]["Hostname"], "");

@@ -20,12 +20,33 @@ pub(crate) async fn encode(
     if !links.is_empty() {
         value["HostConfig"]["Links"] = json!(links);
     }
+    value["GraphDriver"]["Data"] = encode_layers(engine, record);
+    name_network(&mut value["NetworkSettings"]["Networks"], engine.network_id(record).as_deref());
     if size && let Value::Object(map) = &mut value {
         let (writable, all) = engine.size(&record.id).await?;
         map.insert("SizeRw".to_owned(), json!(writable));
         map.insert("SizeRootFs".to_owned(), json!(all));
     }
     Ok(value)
+}
+
+/// The overlay's directories, by Docker's names. Where it is mounted is to be seen from the container alone.
+fn encode_layers(engine: &Engine, record: &ContainerRecord) -> Value {
+    let Some(layers) = engine.layer_dirs(record) else { return json!({}) };
+    let lower: Vec<_> = layers.lower.iter().map(|dir| dir.to_string_lossy()).collect();
+    let mut data = json!({ "LowerDir": lower.join(":"), "UpperDir": layers.upper, "WorkDir": layers.work });
+    if record.state.pid > 0 {
+        data["MergedDir"] = json!(format!("/proc/{}/root", record.state.pid));
+    }
+    data
+}
+
+/// Tells which network it is that a container was on, and that has no endpoint of it any more.
+pub(crate) fn name_network(networks: &mut Value, id: Option<&str>) {
+    let (Some(id), Value::Object(networks)) = (id, networks) else { return };
+    for network in networks.values_mut().filter(|network| network["NetworkID"] == "") {
+        network["NetworkID"] = json!(id);
+    }
 }
 
 fn encode_record(record: &ContainerRecord, exec_ids: &[String], version: ApiVersion) -> Value {
@@ -52,7 +73,7 @@ fn encode_record(record: &ContainerRecord, exec_ids: &[String], version: ApiVers
         "HostConfig": hostconfig::encode(&record.host, version),
         "GraphDriver": { "Name": "overlay2", "Data": {} },
         "Mounts": record.mounts.iter().map(encode_mount).collect::<Value>(),
-        "Config": encode_config(&record.config),
+        "Config": encode_config(&record.config, record.mac_address.as_deref()),
         "NetworkSettings": encode_network_settings(record, version),
     })
 }
@@ -100,7 +121,7 @@ fn set<'a>(keys: impl Iterator<Item = &'a String>) -> Value {
     Value::Object(keys.map(|key| (key.clone(), json!({}))).collect())
 }
 
-fn encode_config(config: &ContainerConfig) -> Value {
+fn encode_config(config: &ContainerConfig, mac_address: Option<&str>) -> Value {
     let ports: Vec<String> =
         config.exposed_ports.iter().map(|port| ports::key(port.number, port.protocol)).collect();
     let mut value = json!({
@@ -128,6 +149,7 @@ fn encode_config(config: &ContainerConfig) -> Value {
         ("ExposedPorts", set(ports.iter()), ports.is_empty()),
         ("NetworkDisabled", json!(true), !config.network_disabled),
         ("ArgsEscaped", json!(true), !config.args_escaped),
+        ("MacAddress", json!(mac_address), mac_address.is_none()),
         ("StopSignal", json!(config.stop_signal), config.stop_signal.is_none()),
         ("StopTimeout", json!(config.stop_timeout), config.stop_timeout.is_none()),
         ("Shell", json!(config.shell), config.shell.is_none()),

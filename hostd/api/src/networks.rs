@@ -45,12 +45,8 @@ pub(crate) async fn remove(State(engine): State<Engine>, Path(id): Path<String>)
 }
 
 /// `POST /networks/prune`: built-in networks are never pruned.
-pub(crate) async fn prune(params: Params) -> Result<Json<Value>> {
-    if let Some(name) =
-        params.filters()?.keys().find(|name| !["until", "label", "label!"].contains(&&***name))
-    {
-        return Err(ApiError::bad_request(format!("invalid filter '{name}'")));
-    }
+pub(crate) async fn prune(State(engine): State<Engine>, params: Params) -> Result<Json<Value>> {
+    engine.prune_networks(&params.filters()?)?;
     Ok(Json(json!({ "NetworksDeleted": null })))
 }
 

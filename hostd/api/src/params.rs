@@ -91,7 +91,11 @@ impl Params {
     pub(crate) fn filters(&self) -> Result<Filters, ApiError> {
         let Some(text) = self.get("filters") else { return Ok(Filters::new()) };
         let invalid = || ApiError::bad_request("invalid filter");
-        let Ok(Value::Object(map)) = serde_json::from_str(text) else { return Err(invalid()) };
+        let map = match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => map,
+            Ok(Value::Null) => return Ok(Filters::new()),
+            _ => return Err(invalid()),
+        };
         let mut filters = Filters::new();
         for (name, values) in map {
             let values = match values {
@@ -137,6 +141,7 @@ mod tests {
         assert_eq!(map["label"], ["a=b"]);
         let list = Params::parse("filters={\"status\":[\"exited\",\"dead\"]}").filters().unwrap();
         assert_eq!(list["status"], ["exited", "dead"]);
+        assert!(Params::parse("filters=null").filters().unwrap().is_empty());
         for bad in ["filters=x", "filters=[]", "filters={\"a\":[1]}", "filters={\"a\":1}"] {
             assert!(Params::parse(bad).filters().is_err(), "{bad}");
         }

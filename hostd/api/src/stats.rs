@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::params::Params;
 use crate::progress;
 use crate::timestamps;
+use crate::version::ApiVersion;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::Response;
@@ -21,12 +22,17 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) async fn stats(
     State(engine): State<Engine>,
     Path(id): Path<String>,
+    version: ApiVersion,
     params: Params,
 ) -> Result<Response<Body>, ApiError> {
+    let (stream, one_shot) = (params.flag_or("stream", true), version.since(41) && params.flag("one-shot"));
+    if stream && one_shot {
+        return Err(ApiError::bad_request("cannot have stream=true and one-shot=true"));
+    }
     let record = engine.inspect(&id)?;
     let first = engine.sample(&record.id).await?;
-    if !params.flag_or("stream", true) {
-        let (before, now) = if params.flag("one-shot") || first.at.is_none() {
+    if !stream {
+        let (before, now) = if one_shot || first.at.is_none() {
             (Sample::default(), first)
         } else {
             tokio::time::sleep(INTERVAL).await;

@@ -26,6 +26,8 @@ struct Item {
     image_has_name: bool,
     /// Bytes of the writable layer, and of everything.
     sizes: Option<(u64, u64)>,
+    /// The network that it was on, where it has left that.
+    network_id: Option<String>,
     /// What containers that link to it call it.
     link_names: Vec<String>,
 }
@@ -47,6 +49,7 @@ pub(crate) async fn list(
             record: Arc::clone(record),
             image_has_name: id.as_ref() == Some(&record.image_id),
             sizes: if options.size { Some(engine.size(&record.id).await?) } else { None },
+            network_id: if record.endpoint.is_none() { engine.network_id(record) } else { None },
             link_names: link_names.remove(&record.id).unwrap_or_default(),
         });
     }
@@ -100,6 +103,8 @@ struct NetworkSummary {
 impl<'a> Summary<'a> {
     fn of(item: &'a Item, now: OffsetDateTime, version: ApiVersion) -> Self {
         let record = &*item.record;
+        let mut networks = inspect::encode_networks(record, version);
+        inspect::name_network(&mut networks, item.network_id.as_deref());
         Self {
             id: &record.id,
             names: std::iter::once(Cow::from(format!("/{}", record.name)))
@@ -110,8 +115,9 @@ impl<'a> Summary<'a> {
             command: command(&record.args),
             created: record.created.unix_timestamp(),
             ports: ports::encode_list(record),
-            size_rw: item.sizes.map(|(writable, _)| writable),
-            size_root_fs: item.sizes.map(|(_, all)| all),
+            // Docker leaves out a size of nothing.
+            size_rw: item.sizes.map(|(writable, _)| writable).filter(|bytes| *bytes > 0),
+            size_root_fs: item.sizes.map(|(_, all)| all).filter(|bytes| *bytes > 0),
             labels: &record.config.labels,
             state: record.state.status.as_str(),
             status: status(record, now),
@@ -120,7 +126,7 @@ impl<'a> Summary<'a> {
                 annotations: Some(&record.host.annotations)
                     .filter(|all| version.since(46) && !all.is_empty()),
             },
-            network_settings: NetworkSummary { networks: inspect::encode_networks(record, version) },
+            network_settings: NetworkSummary { networks },
             mounts: record.mounts.iter().map(inspect::encode_mount).collect(),
         }
     }
@@ -174,7 +180,8 @@ mod tests {
     #[test]
     fn a_line_of_the_list_reads_as_dockers() {
         let record = inspect::tests::record();
-        let item = Item { record: Arc::new(record), image_has_name: true, sizes: None, link_names: vec![] };
+        let record = Arc::new(record);
+        let item = Item { record, image_has_name: true, sizes: None, network_id: None, link_names: vec![] };
         let now = datetime!(2024-05-01 10:00:05 UTC);
         let list = List { items: vec![item], now, version: ApiVersion(50) };
         let item = &serde_json::to_value(list).unwrap()[0];

@@ -61,7 +61,23 @@ fn go_arch(machine: &str) -> &str {
 pub(crate) async fn info(State(engine): State<Engine>, version: ApiVersion) -> Result<Json<Value>, ApiError> {
     let mut value = encode_info(&engine.info()?, version);
     value["RuncCommit"]["ID"] = json!(engine.runc_commit().await);
+    if !version.since(49) {
+        expect_commits(&mut value);
+    }
     Ok(Json(value))
+}
+
+/// The name in `name=seccomp,profile=builtin`: all that there was before 1.25.
+fn bare(security_option: &str) -> &str {
+    let option = security_option.strip_prefix("name=").unwrap_or(security_option);
+    option.split(',').next().unwrap_or(option)
+}
+
+/// Before 1.49 it was told which commit of its parts an engine was made for: the one that it has.
+fn expect_commits(info: &mut Value) {
+    for part in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+        info[part]["Expected"] = info[part]["ID"].clone();
+    }
 }
 
 fn encode_info(info: &Info, version: ApiVersion) -> Value {
@@ -79,6 +95,16 @@ fn encode_info(info: &Info, version: ApiVersion) -> Value {
     }
     if version.since(42) {
         map.remove("KernelMemory");
+    }
+    if !version.since(25) {
+        map.insert("ExecutionDriver".to_owned(), json!("<not supported>"));
+        let names = info.security_options.iter().map(|option| bare(option));
+        map.insert("SecurityOptions".to_owned(), names.collect());
+    }
+    if !version.since(49) {
+        for name in ["CIDRs", "Hostnames"] {
+            map["RegistryConfig"][format!("AllowNondistributableArtifacts{name}")] = Value::Null;
+        }
     }
     if !version.since(50) {
         map.insert("BridgeNfIptables".to_owned(), Value::Bool(info.bridge_netfilter.0));
@@ -261,7 +287,9 @@ fn encode_event(event: &Event) -> Value {
         && matches!(event.kind, "container" | "image")
     {
         map.insert("status".to_owned(), json!(event.action));
-        map.insert("id".to_owned(), json!(event.actor_id));
+        if !event.actor_id.is_empty() {
+            map.insert("id".to_owned(), json!(event.actor_id));
+        }
         if let Some(image) = event.attributes.get("image").filter(|_| event.kind == "container") {
             map.insert("from".to_owned(), json!(image));
         }

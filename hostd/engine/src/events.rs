@@ -94,7 +94,9 @@ impl Bus {
             && until < since
         {
             return Err(EngineError::invalid(format!(
-                "`since` time ({since}) cannot be after `until` time ({until})"
+                "`since` time ({}) cannot be after `until` time ({})",
+                since.unix_timestamp(),
+                until.unix_timestamp()
             )));
         }
         let (past, receiver) = {

@@ -149,6 +149,12 @@ impl Execs {
     }
 }
 
+/// A command as events name it. Docker puts a space behind the program even where nothing follows, and scripts match that.
+fn in_events(command: &[String]) -> String {
+    let (program, args) = command.split_first().map_or(("", &[][..]), |(p, args)| (p.as_str(), args));
+    format!("{program} {}", args.join(" "))
+}
+
 fn again(info: &ExecInfo) -> EngineError {
     let state = if info.running { "is already running" } else { "has already run" };
     EngineError::conflict(format!("Error: Exec command {} {state}", info.id))
@@ -185,7 +191,7 @@ impl Engine {
         }
         detach::parse(request.detach_keys.as_deref())?;
         let id = names::random_id()?;
-        let action = format!("exec_create: {}", request.cmd.join(" "));
+        let action = format!("exec_create: {}", in_events(&request.cmd));
         self.0.execs.insert(ExecInfo {
             id: id.clone(),
             container_id: container.id.clone(),
@@ -229,7 +235,11 @@ impl Engine {
         let record = container.record();
         let linked = self.linked_environment(&record).unwrap_or_default();
         let spec = exec_spec(&info, &record, linked, start.console_size);
-        self.tell(&container, format!("exec_start: {}", request.cmd.join(" ")), &[("execID", id.to_owned())]);
+        self.tell(
+            &container,
+            format!("exec_start: {}", in_events(&request.cmd)),
+            &[("execID", id.to_owned())],
+        );
         let exec = match live.exec(spec, streams).await {
             Ok(exec) => exec,
             Err(error) => {

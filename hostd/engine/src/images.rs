@@ -57,7 +57,7 @@ impl Engine {
             let images = engine.0.images.load(StreamReader::new(archive), sink).await?;
             let mut loaded = Vec::new();
             for image in images {
-                engine.tell_image("load", &image.id, image.repo_tags.first().unwrap_or(&image.id));
+                engine.tell_image("load", &image.id, &image.id);
                 if image.repo_tags.is_empty() {
                     loaded.push(LoadEvent::Loaded(image.id));
                 } else {
@@ -80,7 +80,10 @@ impl Engine {
         let reader = StreamReader::new(rootfs);
         let image =
             self.0.images.import(reader, reference.as_ref(), ContainerConfig::default(), message).await?;
-        self.tell_image("import", &image.id, image.repo_tags.first().unwrap_or(&image.id));
+        if let Some(name) = image.repo_tags.first() {
+            self.tell_image("tag", &image.id, name);
+        }
+        self.tell_image("import", &image.id, &image.id);
         Ok(image)
     }
 
@@ -145,7 +148,8 @@ impl Engine {
         let removed = self.0.images.remove(name, force, !no_prune, &users).await?;
         for line in &removed {
             match line {
-                Removed::Untagged(name) => self.tell_image("untag", &id, name),
+                // As Docker: under its id, since the name is gone.
+                Removed::Untagged(_) => self.tell_image("untag", &id, &id),
                 Removed::Deleted(deleted) if *deleted == id => self.tell_image("delete", &id, &id),
                 Removed::Deleted(_) => {}
             }

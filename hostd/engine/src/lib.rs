@@ -76,7 +76,7 @@ pub use exec::{ExecInfo, ExecRequest, ExecStart};
 pub use files::{Archive, PutOptions};
 pub use filters::Filters;
 pub use hostd_image::files::PathStat;
-pub use hostd_image::{Auth, HistoryEntry, Image, ImageStoreConfig, Platform, Progress, Removed};
+pub use hostd_image::{Auth, HistoryEntry, Image, ImageStoreConfig, Platform, Progress, Removed, Snapshot};
 pub use hostd_image::{Change, ChangeKind};
 pub use hostd_network::{DefaultNetwork, Endpoint, NetworkConfig, Protocol, PublishedPort};
 pub use hostd_runtime::cgroup::Driver as CgroupDriver;

@@ -298,7 +298,8 @@ impl Engine {
         if new_name.is_empty() {
             return Err(EngineError::invalid("Neither old nor new names may be empty"));
         }
-        let new_name = names::validate(new_name)?.to_owned();
+        let slashed = format!("/{}", new_name.strip_prefix('/').unwrap_or(new_name));
+        let new_name = names::validate(&slashed).map_err(not_allocated)?.to_owned();
         let engine = self.clone();
         whole(async move { engine.rename_container(&container, &new_name).await }).await
     }
@@ -309,10 +310,7 @@ impl Engine {
         if old_name == new_name {
             return Err(EngineError::invalid("Renaming a container with the same name as its current name"));
         }
-        self.0.index.reserve(new_name, &container.id).map_err(|error| EngineError {
-            message: format!("Error when allocating new name: {}", error.message),
-            ..error
-        })?;
+        self.0.index.reserve(new_name, &container.id).map_err(not_allocated)?;
         let mut renamed = (*container.record()).clone();
         new_name.clone_into(&mut renamed.name);
         if let Err(error) = self.0.db.store(&renamed).await {
@@ -349,4 +347,8 @@ async fn ended(live: &hostd_runtime::Container) -> bool {
 /// What a stop sends unless told otherwise.
 fn stop_signal(record: &ContainerRecord) -> i32 {
     record.config.stop_signal.as_deref().and_then(|s| signals::parse(s).ok()).unwrap_or(signals::TERM)
+}
+/// Docker's words for a name that a container cannot get.
+fn not_allocated(error: EngineError) -> EngineError {
+    EngineError { message: format!("Error when allocating new name: {}", error.message), ..error }
 }

@@ -24,7 +24,7 @@ pub struct ListOptions {
     pub filters: Filters,
 }
 
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 15] = [
     "ancestor",
     "before",
     "exited",
@@ -32,16 +32,15 @@ const KNOWN: [&str; 17] = [
     "health",
     "id",
     "is-task",
+    // Known everywhere, and asked of Windows alone.
     "isolation",
     "label",
-    "label!",
     "name",
     "network",
     "publish",
     "since",
     "status",
     "volume",
-    "until",
 ];
 
 impl Engine {
@@ -60,9 +59,19 @@ impl Engine {
         // One that never ran has no layer, and looking must not make one.
         let (upper, below) = self.0.images.snapshot_size(&record.id, &record.image_id);
         let Some(upper) = upper else { return Ok((0, below)) };
-        let own = tokio::task::spawn_blocking(move || disk_usage(&upper)).await.map_err(joined)?;
+        let count = move || disk_usage(&upper).saturating_sub(made_for_it(&upper));
+        let own = tokio::task::spawn_blocking(count).await.map_err(joined)?;
         Ok((own, own + below))
     }
+}
+
+/// Bytes of what is in every container's layer without being its own: `/etc/mtab`.
+fn made_for_it(upper: &std::path::Path) -> u64 {
+    let target = std::fs::read_link(upper.join("etc/mtab"));
+    target
+        .ok()
+        .filter(|target| target.as_os_str() == "/proc/mounts")
+        .map_or(0, |target| target.as_os_str().len() as u64)
 }
 
 /// Bytes of the files below `dir`, of one with several names once; what goes away meanwhile counts nothing.
@@ -92,7 +101,6 @@ struct Query<'a> {
     ancestors: Vec<String>,
     before: Option<OffsetDateTime>,
     since: Option<OffsetDateTime>,
-    until: Option<OffsetDateTime>,
     publish: Vec<(Port, Port)>,
     expose: Vec<(Port, Port)>,
     nothing: bool,
@@ -124,17 +132,14 @@ impl<'a> Query<'a> {
         }
         Ok(Self {
             filters,
-            // Docker: a filter by state or a limit looks at all of them.
-            running_only: !options.all
-                && options.limit.is_none()
-                && ["status", "exited", "before", "since"].iter().all(|key| values(key).is_empty()),
+            // Docker: a filter by state or a limit looks at all of them, one by exit code or age does not.
+            running_only: !options.all && options.limit.is_none() && values("status").is_empty(),
             limit: options.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX),
             names: values("name").iter().map(regex).collect::<Result<_>>()?,
             statuses: values("status").iter().map(|text| status(text)).collect::<Result<_>>()?,
             exited: values("exited").iter().map(code).collect::<Result<_>>()?,
             before: created("before")?,
             since: created("since")?,
-            until: values("until").first().map(|text| moment(text)).transpose()?,
             publish: port_ranges("publish", values("publish"))?,
             expose: port_ranges("expose", values("expose"))?,
             nothing: (ancestors.is_empty() && !values("ancestor").is_empty())
@@ -156,13 +161,12 @@ impl<'a> Query<'a> {
             && (!self.running_only || state.status.is_up())
             && (self.names.is_empty()
                 || self.names.iter().any(|re| re.is_match(&record.name) || re.is_match(&slashed)))
-            && any("id", &|id| record.id.starts_with(id))
+            && any("id", &|id| !id.is_empty() && record.id.starts_with(id))
             && (self.statuses.is_empty() || self.statuses.contains(state.status.as_str()))
             && (self.exited.is_empty()
                 || state.status == Status::Exited && self.exited.contains(&state.exit_code))
             && (self.ancestors.is_empty() || self.ancestors.contains(&record.image_id))
             && self.before.is_none_or(|before| record.created < before)
-            && self.until.is_none_or(|until| record.created < until)
             && self.since.is_none_or(|since| record.created > since)
             && filters::labels_fit(&record.config.labels, self.filters)
             && any("volume", &|volume| {
@@ -177,8 +181,6 @@ impl<'a> Query<'a> {
             && any("health", &|health| {
                 health == record.state.health.as_ref().map_or("none", |health| health.status.as_str())
             })
-            // All are isolated as Linux isolates them.
-            && any("isolation", &|isolation| isolation == "default")
             && in_ranges(&self.publish, published(record).into_iter())
             && in_ranges(&self.expose, record.config.exposed_ports.iter().copied())
     }

@@ -76,6 +76,19 @@ impl Engine {
         Ok(networks.swap_remove(at))
     }
 
+    /// Removes the networks without containers: none, since all are built in.
+    pub fn prune_networks(&self, wanted: &Filters) -> Result<()> {
+        filters::check(wanted, &["until", "label", "label!"])?;
+        self.tell_pruned("network", 0);
+        Ok(())
+    }
+
+    /// Id of the network that a container is on, or was when it ran last.
+    pub fn network_id(&self, record: &ContainerRecord) -> Option<String> {
+        record.state.started_at?;
+        self.network_of(record).map(|(id, _, _)| id)
+    }
+
     /// Id, name and driver of the network that a container has to itself; `None` where it shares another's.
     pub(crate) fn network_of(&self, record: &ContainerRecord) -> Option<(String, String, String)> {
         let bridge = self.0.networks.default_network().id;

@@ -1,6 +1,6 @@
 //! Removing what is not in use: containers that ended, images that no container has. And what all of it takes.
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::filters::{self, Filters};
 use crate::list::moment;
 use crate::volumes::Pruned;
@@ -116,5 +116,9 @@ impl Engine {
 }
 
 fn until(wanted: &Filters) -> Result<Option<OffsetDateTime>> {
-    wanted.get("until").and_then(|values| values.first()).map(|text| moment(text)).transpose()
+    match wanted.get("until").map(Vec::as_slice) {
+        None | Some([]) => Ok(None),
+        Some([text]) => moment(text).map(Some),
+        Some(_) => Err(EngineError::invalid("more than one until filter specified")),
+    }
 }

@@ -38,7 +38,7 @@ pub struct Change {
     pub path: String,
 }
 
-/// Places that hostd makes to mount on. A file there that is empty, or a directory that holds nothing else, is no change of
+/// Places that hostd makes, most of them to mount on. A file there that is empty, or a directory that holds nothing else, is no change of
 /// the container's.
 const MOUNT_POINTS: [&str; 13] = [
     "/.dockerenv",
@@ -212,8 +212,7 @@ impl Walk<'_> {
         found: Option<Found>,
         path: &[u8],
     ) -> Result<bool, FilesError> {
-        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        if regular && stat.st_size == 0 && found.is_none() && is_mount_point(path) {
+        if found.is_none() && is_ours(upper, name, stat, path) {
             return Ok(false);
         }
         let kind = match &found {
@@ -320,6 +319,16 @@ impl Below {
     }
 }
 
+/// A file to mount on, or `/etc/mtab` as hostd makes it.
+fn is_ours(dir: &OwnedFd, name: &CStr, stat: &Stat, path: &[u8]) -> bool {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => stat.st_size == 0 && is_mount_point(path),
+        FileType::Symlink if path == b"etc/mtab" => rustix::fs::readlinkat(dir, name, Vec::new())
+            .is_ok_and(|target| target.as_bytes() == b"/proc/mounts"),
+        _ => false,
+    }
+}
+
 fn is_mount_point(path: &[u8]) -> bool {
     MOUNT_POINTS.iter().any(|place| place.as_bytes()[1..] == *path)
 }
@@ -413,6 +422,7 @@ mod tests {
             &["etc/passwd", "new/n", "old/b", "old/c", "dev/", "proc/", "same/", "more/"],
         );
         fs::write(upper.join("etc/hosts"), "").unwrap();
+        std::os::unix::fs::symlink("/proc/mounts", upper.join("etc/mtab")).unwrap();
         // Written in the same instant, files of one size would pass for the same.
         fs::write(upper.join("etc/passwd"), "another").unwrap();
         fs::write(upper.join("old/b"), "another").unwrap();

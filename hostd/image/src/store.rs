@@ -114,12 +114,7 @@ impl ImageStore {
             self.inner.write().snapshots.remove(container_id);
             return Err(error);
         }
-        let dir = self.inner.layout.container(container_id);
-        Ok(Snapshot {
-            lower: chain.iter().rev().map(|chain_id| self.inner.layout.diff(chain_id)).collect(),
-            upper: dir.join("diff"),
-            work: dir.join("work"),
-        })
+        Ok(self.inner.snapshot_dirs(container_id, &chain))
     }
 
     /// Removes a writable layer; succeeds when it is gone already. Does not wait for the disk (renamed away, deleted behind).
@@ -278,6 +273,16 @@ impl Inner {
             }
         }
         Ok(removed)
+    }
+
+    /// Where a writable layer on the layers of `chain` (lowest first) is, or will be.
+    pub(crate) fn snapshot_dirs(&self, key: &str, chain: &[Digest]) -> Snapshot {
+        let dir = self.layout.container(key);
+        Snapshot {
+            lower: chain.iter().rev().map(|chain_id| self.layout.diff(chain_id)).collect(),
+            upper: dir.join("diff"),
+            work: dir.join("work"),
+        }
     }
 
     pub(crate) fn make_snapshot(&self, key: &str, layers: &[LayerRecord]) -> Result<(), ImageError> {

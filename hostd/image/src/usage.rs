@@ -1,5 +1,7 @@
 //! What images take on the disk.
 
+use crate::digest::Digest;
+use crate::model::Snapshot;
 use crate::store::ImageStore;
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,6 +28,20 @@ impl ImageStore {
         });
         let layers = index.layers.iter().map(|(chain_id, layer)| (chain_id.to_string(), layer.size));
         Usage { layers: layers.collect(), shared: shared.collect() }
+    }
+
+    /// The directories of a container's layers, whether they are made already or not; `None` where the image is gone.
+    pub fn layer_dirs(&self, container_id: &str, image_id: &str) -> Option<Snapshot> {
+        let index = self.inner.read();
+        let chain: Vec<Digest> = match index.snapshots.get(container_id) {
+            Some(chain) => chain.clone(),
+            None => {
+                let image = index.images.get(&image_id.parse().ok()?)?;
+                image.layers.iter().map(|layer| layer.chain_id.clone()).collect()
+            }
+        };
+        drop(index);
+        Some(self.inner.snapshot_dirs(container_id, &chain))
     }
 
     /// Whether there is a writable layer under this key.

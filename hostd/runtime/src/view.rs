@@ -65,6 +65,14 @@ impl View {
     }
 }
 
+impl Container {
+    /// Whether it can still be looked into: not once its first process is gone, be it that nobody has been told yet.
+    /// Blocks for a moment.
+    pub fn can_be_seen(&self) -> bool {
+        self.namespace("mnt").is_ok()
+    }
+}
+
 impl Runtime {
     /// The files of a running container, as its processes see them. Blocks for a moment.
     ///

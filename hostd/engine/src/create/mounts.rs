@@ -165,7 +165,9 @@ fn parse_bind(spec: &str) -> Result<Planned> {
         }
         volume((!source.is_empty()).then(|| source.to_owned()), target, String::new())
     };
-    mode.clone_into(&mut planned.point.mode);
+    // Docker's default for volumes: the label of a shared one.
+    let shown = if mode.is_empty() && !is_bind { "z" } else { mode };
+    shown.clone_into(&mut planned.point.mode);
     planned.point.rw = !mode_parts.read_only;
     planned.no_copy = mode_parts.no_copy;
     Ok(planned)
@@ -202,7 +204,11 @@ fn mode_of(mode: &str) -> Result<Mode<'_>, &str> {
             _ => return Err(part),
         }
     }
-    if parts > 0 || mode.is_empty() { Ok(parsed) } else { Err(mode) }
+    // One of each kind.
+    let kinds: [&[&str]; 5] =
+        [&["ro", "rw"], &["z", "Z"], &["consistent", "cached", "delegated"], &["nocopy"], &PROPAGATIONS];
+    let many = kinds.iter().any(|kind| mode.split(',').filter(|part| kind.contains(part)).count() > 1);
+    if many || parts == 0 && !mode.is_empty() { Err(mode) } else { Ok(parsed) }
 }
 
 fn check_volume_name(name: &str) -> Result<()> {
@@ -419,6 +425,9 @@ mod tests {
             ("/a:/b:ro:x", "invalid volume specification: '/a:/b:ro:x'"),
             (":/b", "invalid volume specification: ':/b'"),
             ("/a:/b:purple", "invalid mode: purple"),
+            ("/a:/b:ro,rw", "invalid mode: ro,rw"),
+            ("/a:/b:z,Z", "invalid mode: z,Z"),
+            ("data:/b:nocopy,nocopy", "invalid mode: nocopy,nocopy"),
             ("/a:/b:nocopy", "invalid mode: nocopy"),
             ("data:/b:rshared", "invalid mode: rshared"),
             (

@@ -33,6 +33,11 @@ fn limit(options: &BTreeMap<String, String>) -> Result<Option<u64>> {
 }
 
 impl Engine {
+    /// Where the container's layers are; its own may not be made yet. `None` where its image is gone.
+    pub fn layer_dirs(&self, record: &ContainerRecord) -> Option<Snapshot> {
+        self.0.images.layer_dirs(&record.id, &record.image_id)
+    }
+
     /// The container's writable layer, within its limit.
     pub(crate) fn snapshot_of(&self, record: &ContainerRecord) -> Result<Snapshot> {
         let snapshot = self.0.images.snapshot(&record.id, &record.image_id)?;

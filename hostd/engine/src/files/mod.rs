@@ -138,9 +138,17 @@ impl Engine {
         let (engine, live) = (self.clone(), container.live_now());
         let made = tokio::task::spawn_blocking(move || -> Result<View> {
             Ok(match live {
-                Some(live) if part == Part::RootFs => engine.0.runtime.view_rootfs(&live)?,
-                Some(live) => engine.0.runtime.view(&live)?,
-                None => engine.view_of_layers(&record, part)?,
+                // One that has just ended is on record as running until its turn comes: it is looked at as one that ended.
+                Some(live) if live.can_be_seen() => {
+                    let runtime = &engine.0.runtime;
+                    let view =
+                        if part == Part::RootFs { runtime.view_rootfs(&live) } else { runtime.view(&live) };
+                    match view {
+                        Err(_) if !live.can_be_seen() => engine.view_of_layers(&record, part)?,
+                        view => view?,
+                    }
+                }
+                Some(_) | None => engine.view_of_layers(&record, part)?,
             })
         });
         let view = made.await.map_err(joined)?;

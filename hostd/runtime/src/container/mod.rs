@@ -99,6 +99,7 @@ fn build(setup: Setup<'_>) -> Attempt<Never> {
     let mut outside = outside.map_or_else(|| Outside::of_own(spec), Ok)?;
     (outside.proc, outside.sys) = mounts::views(spec)?;
     let root = rootfs::enter(spec, kernel, outside.root.take())?;
+    mounts::marks(&root)?;
     mounts::standard(&root, spec, &mut outside)?;
     devices::make(&root, &outside.nodes)?;
     expect(&sync, GO)?;

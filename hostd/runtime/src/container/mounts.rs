@@ -7,7 +7,8 @@ use super::devices::{self, NULL};
 use super::procfs::Procfs;
 use super::remapped::Outside;
 use super::rootfs::{
-    self, DEVPTS_MAGIC, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, move_to, must_be, normal,
+    self, DEVPTS_MAGIC, Make, PROC_MAGIC, Root, clone_tree, filesystem, is_dir, make_in, move_to, must_be,
+    normal,
 };
 use crate::cgroup::CgroupMount;
 use crate::spec::{ContainerSpec, IdMap, MASKED_PATHS, Mount, MountKind, NsMode, READONLY_PATHS};
@@ -21,6 +22,18 @@ use std::path::Path;
 /// Whether a mount of the user's stands in place of a standard one.
 pub(crate) fn replaced(spec: &ContainerSpec, path: &str) -> bool {
     spec.mounts.iter().any(|mount| normal(&mount.destination) == normal(path))
+}
+
+/// What Docker puts into every container: the file by which programs tell that they run in one, and the place where old
+/// programs (some JDKs among them) look for mounts. To be made before anything of the user's is mounted there.
+pub(crate) fn marks(root: &Root) -> Attempt<()> {
+    make_in(root.fd(), ".dockerenv", Make::File).doing(|| "make /.dockerenv".into())?;
+    let etc = root.place("/etc", Make::Dir)?;
+    match rustix::fs::symlinkat("/proc/mounts", &etc, "mtab") {
+        // The image has its own, or a file for /etc.
+        Ok(()) | Err(Errno::EXIST | Errno::NOTDIR) => Ok(()),
+        Err(error) => Err(Failure::new(format!("cannot make /etc/mtab: {error}"))),
+    }
 }
 
 /// Mounts `/proc`, `/sys`, `/dev` and what belongs in them.

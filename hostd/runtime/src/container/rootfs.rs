@@ -130,7 +130,7 @@ impl Root {
     }
 }
 
-fn make_in(parent: &OwnedFd, name: &str, make: Make) -> rustix::io::Result<()> {
+pub(crate) fn make_in(parent: &OwnedFd, name: &str, make: Make) -> rustix::io::Result<()> {
     let result = match make {
         Make::Dir => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)),
         Make::File => {

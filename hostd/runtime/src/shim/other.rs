@@ -223,6 +223,7 @@ impl Other {
                 rootfs::move_to(&fd, Root::at(&shm)?.fd()).doing(|| "mount /dev/shm".into())?;
             }
             let root = Root::at(&place("rootfs"))?;
+            mounts::marks(&root)?;
             let user = identity::resolve(&root, &spec.user, &spec.group_add)?;
             make_cwd_as_root(&root, spec)?;
             let config = Config {
