@@ -75,8 +75,8 @@ crash: setup build ## Kill hostd and shims at random moments under load, 400 tim
 		$(CARGO) test --locked -p e2e --test crash -- --nocapture
 
 .PHONY: guest
-guest: setup build ## Run the engine's tests inside a VM, on cgroup v2 (or CGROUPS=hybrid, CGROUPS=v1, DRIVER=systemd, SUITES="limits users=exec")
-	@CGROUPS=$(CGROUPS) DRIVER=$(DRIVER) tests/guest $(SUITES)
+guest: setup build ## Run the engine's tests inside a VM, on cgroup v2 (or CGROUPS=hybrid, CGROUPS=v1, DRIVER=systemd, SELINUX=1, SUITES="limits users=exec")
+	@CGROUPS=$(CGROUPS) DRIVER=$(DRIVER) SELINUX=$(SELINUX) tests/guest $(SUITES)
 
 .PHONY: profile
 profile: setup build ## Show where the milliseconds of a start go (or SUBJECT=exec, SUBJECT=stop)

@@ -288,6 +288,30 @@ fn a_process_that_enters_is_no_way_to_the_host() {
     assert!(got.is_empty(), "{got}");
 }
 
+/// The same where the attacker may trace: what enters is not to be seen before it has let go.
+#[test]
+fn a_process_that_enters_is_no_way_to_the_host_for_one_that_may_trace() {
+    let host = host!();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    script(&dir.path().join("peek"), PEEK);
+    let (mark, trap) = (dir.path().join("peek"), format!("{}:/trap", dir.path().display()));
+    let mark = mark.to_str().unwrap();
+    let traces =
+        ["run", "-d", "--cap-add", "SYS_PTRACE", "--security-opt", "apparmor=unconfined", "--name", "peek"];
+    let args: Vec<&str> =
+        traces.iter().chain(&["-v", &trap, "busybox", "sh", "/trap/peek", mark]).copied().collect();
+    docker(&host, &args).success();
+    eventually("the attacker to have seen many enter", || {
+        docker(&host, &["exec", "peek", "true"]).success();
+        docker(&host, &["exec", "-u", "1000", "peek", "true"]).success();
+        let seen = fs::read_to_string(dir.path().join("seen")).unwrap_or_default();
+        (seen.lines().count() > 10).then_some(())
+    });
+    let got = fs::read_to_string(dir.path().join("got")).unwrap_or_default();
+    assert!(got.is_empty(), "{got}");
+}
+
 /// Swaps a directory on the way to a mount point for a link to the root, and back.
 const FLIP_LINK: &str = "
 mkdir /shared/dir

@@ -468,7 +468,7 @@ fn devices_that_a_vendor_describes_bring_all_that_they_need() {
     let gpu = r#"{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [
         {"name": "0", "containerEdits": {"env": ["GPU=0"]}}, {"name": "1", "containerEdits": {"env": ["GPU=1"]}},
         {"name": "all", "containerEdits": {"env": ["GPU=all"]}},
-        {"name": "hooked", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/bin/x"}]}}]}"#;
+        {"name": "shared", "containerEdits": {"intelRdt": {"closID": "x"}}}]}"#;
     fs::write(dir.join("nvidia.json"), gpu).unwrap();
     fs::write(dir.join("broken.json"), "{").unwrap();
     let host = host!(&format!("--cdi-spec-dir={}", dir.display()));
@@ -487,9 +487,9 @@ fn devices_that_a_vendor_describes_bring_all_that_they_need() {
         let out = host.docker(["run", "--rm", "--gpus", gpus, "busybox", "sh", "-c", "echo $GPU"]).text();
         assert_eq!(out, expected, "--gpus {gpus}");
     }
-    host.docker(["run", "--rm", "--device", "nvidia.com/gpu=hooked", "busybox", "true"])
+    host.docker(["run", "--rm", "--device", "nvidia.com/gpu=shared", "busybox", "true"])
         .exits(125)
-        .says("createContainer hook /bin/x is not supported");
+        .says("intelRdt is not supported");
     let info = api(&host, "GET", "/info", None);
     assert_eq!(info["CDISpecDirs"][0], dir.to_str().unwrap());
     let devices = info["DiscoveredDevices"].as_array().unwrap();

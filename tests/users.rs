@@ -299,3 +299,17 @@ fn a_user_without_ranges_is_refused_by_name() {
         .arg(format!("unix://{}", host.path("o.sock").display()));
     e2e::run(&mut hostd).failure().says("Error during uid lookup for \"nosuchuser\"");
 }
+
+#[test]
+fn hooks_of_a_devices_description_are_refused_in_a_user_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    let edits = serde_json::json!({ "hooks": [{ "hookName": "createRuntime", "path": "/bin/true" }] });
+    let devices = serde_json::json!([{ "name": "any", "containerEdits": edits }]);
+    let text = serde_json::json!({ "cdiVersion": "0.6.0", "kind": "v.com/hook", "devices": devices });
+    fs::write(dir.path().join("hook.json"), text.to_string()).unwrap();
+    let host = remapping!(&format!("--cdi-spec-dir={}", dir.path().display()));
+    let device = ["--device", "v.com/hook=any"];
+    run(&host, &device, "true").failure().says("is not supported in a user namespace");
+    let on_the_host = ["--userns=host", "--device", "v.com/hook=any"];
+    run(&host, &on_the_host, "true").success();
+}

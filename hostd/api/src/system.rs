@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 /// `GET /version`.
 pub(crate) async fn version(State(engine): State<Engine>) -> Result<Json<Value>, ApiError> {
-    let info = engine.info()?;
+    let info = engine.info().await?;
     let arch = go_arch(&info.architecture);
     Ok(Json(json!({
         "Platform": { "Name": "hostd" },
@@ -59,7 +59,7 @@ fn go_arch(machine: &str) -> &str {
 
 /// `GET /info`.
 pub(crate) async fn info(State(engine): State<Engine>, version: ApiVersion) -> Result<Json<Value>, ApiError> {
-    let mut value = encode_info(&engine.info()?, version);
+    let mut value = encode_info(&engine.info().await?, version);
     value["RuncCommit"]["ID"] = json!(engine.runc_commit().await);
     if !version.since(49) {
         expect_commits(&mut value);

@@ -84,10 +84,6 @@ impl Config {
     }
 
     fn check(settings: Settings) -> Result<Self> {
-        if settings.selinux_enabled == Some(true) {
-            return Err(Failure::new("selinux-enabled is not supported")
-                .because("this engine sets no SELinux labels"));
-        }
         let tls = tls_files(&settings);
         let (limits, defaults) = (Limits::check(&settings)?, defaults(&settings)?);
         let exec_root = absolute("exec-root", settings.exec_root.as_deref(), "/run/hostd")?;
@@ -232,6 +228,7 @@ fn defaults(settings: &Settings) -> Result<Defaults> {
     let security = SecurityDefaults {
         seccomp: seccomp_profile(settings.seccomp_profile.as_deref().unwrap_or_default())?,
         no_new_privileges: settings.no_new_privileges.unwrap_or(false),
+        selinux: settings.selinux_enabled.unwrap_or(false),
     };
     let dns = Dns {
         servers: settings.dns.clone(),
@@ -405,7 +402,6 @@ mod tests {
             (&["--default-ipc-mode=host"], "", "is not supported as default value"),
             (&["--default-cgroupns-mode=x"], "", "is invalid"),
             (&["--seccomp-profile=/does/not/exist"], "", "opening seccomp profile (/does/not/exist) failed"),
-            (&[], r#"{"selinux-enabled": true}"#, "sets no SELinux labels"),
             (&["-H", "tcp://127.0.0.1:2375"], "", "without client certificates"),
             (&["-H", "tcp://127.0.0.1:2376", "--tls"], "", "without client certificates"),
             (&["--allow-unauthenticated=tcp://127.0.0.1:2375"], "", "not among the hosts"),

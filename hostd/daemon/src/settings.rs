@@ -91,7 +91,7 @@ pub(crate) struct Settings {
     /// System call filter of containers that do not say: builtin, unconfined, or the path of a profile
     #[arg(long, value_name = "PROFILE")]
     pub(crate) seccomp_profile: Option<String>,
-    /// SELinux labels for containers, which this daemon does not set
+    /// SELinux labels for containers, where this host has a policy with any
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) selinux_enabled: Option<bool>,
     /// Users that stand for those of containers: default, or user[:group] by name or id

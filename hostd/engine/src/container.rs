@@ -281,6 +281,8 @@ pub(crate) mod tests {
             resolv_conf_path: String::new(),
             mac_address: None,
             links: Vec::new(),
+            process_label: String::new(),
+            mount_label: String::new(),
             state: State::new(),
         }
     }

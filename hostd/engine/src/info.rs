@@ -1,7 +1,7 @@
 //! What this machine is and can do.
 
 use crate::devices::DiscoveredDevice;
-use crate::error::Result;
+use crate::error::{Result, joined};
 use crate::machine::Machine;
 use crate::model::Status;
 use crate::{CgroupDriver, Engine};
@@ -90,7 +90,13 @@ impl Engine {
     }
 
     /// Counts and facts.
-    pub fn info(&self) -> Result<Info> {
+    pub async fn info(&self) -> Result<Info> {
+        let engine = self.clone();
+        // Descriptions of devices are read for it.
+        tokio::task::spawn_blocking(move || engine.look_around()).await.map_err(joined)?
+    }
+
+    fn look_around(&self) -> Result<Info> {
         let (mut running, mut paused, mut stopped) = (0, 0, 0);
         for container in self.0.index.all() {
             match container.record().state.status {

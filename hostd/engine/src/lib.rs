@@ -103,7 +103,7 @@ use container::{Container, Index};
 use futures_util::stream::BoxStream;
 use hostd_image::ImageStore;
 use hostd_network::Networks;
-use hostd_runtime::Runtime;
+use hostd_runtime::{Runtime, selinux};
 use hostd_volume::Volumes;
 use model::ContainerRecord;
 use std::path::PathBuf;
@@ -212,6 +212,10 @@ struct Inner {
     index: Index,
     execs: exec::Execs,
     claims: volumes::Claims,
+    /// SELinux labels of containers; `None` where they get none.
+    selinux: Option<selinux::Policy>,
+    /// Levels of those labels that are in use.
+    levels: selinux::Levels,
     bus: events::Bus,
     /// Cancelled at shutdown: the tasks that watch containers let go of them.
     closing: CancellationToken,

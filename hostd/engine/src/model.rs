@@ -663,6 +663,12 @@ pub struct ContainerRecord {
     /// Containers that it finds by other names (`--link`).
     #[serde(default)]
     pub links: Vec<Link>,
+    /// SELinux label of its processes; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub process_label: String,
+    /// SELinux label of its files; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
     /// Changing half.
     pub state: State,
 }

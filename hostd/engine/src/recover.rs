@@ -8,9 +8,10 @@ use crate::model::{ContainerRecord, Happening, Status};
 use crate::revive::wants_to_run;
 use crate::runtimes::Runtimes;
 use crate::watch::restarts;
-use crate::{Engine, EngineConfig, Inner, create, events, exec, names, volumes};
+use crate::{Engine, EngineConfig, Inner, create, events, exec, names, security, volumes};
 use hostd_image::ImageStore;
 use hostd_network::Networks;
+use hostd_runtime::selinux::Levels;
 use hostd_runtime::spec::IdMap;
 use hostd_runtime::{Exit, Found, Runtime, RuntimeConfig};
 use hostd_volume::Volumes;
@@ -65,6 +66,9 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
     let endpoints: Vec<_> =
         records.iter().filter(live).filter_map(|record| record.endpoint.clone()).collect();
     let networks = Networks::open(config.network.clone(), &endpoints).await?;
+    let selinux = security::selinux_policy(&config.defaults.security);
+    let levels = Levels::default();
+    records.iter().for_each(|record| levels.reserve_label(&record.process_label));
     let engine = Engine(Arc::new(Inner {
         config,
         id: loaded.engine_id,
@@ -78,6 +82,8 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Engine> {
         index: Index::default(),
         execs: exec::Execs::default(),
         claims: volumes::Claims::default(),
+        selinux,
+        levels,
         bus: events::Bus::new(),
         closing: CancellationToken::new(),
         stopping: AtomicBool::new(false),

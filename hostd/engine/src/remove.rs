@@ -111,6 +111,7 @@ impl Engine {
         self.0.journal.forget(&record.id);
         self.0.execs.forget_container(&record.id);
         self.0.index.remove(&record.id, &record.name);
+        self.0.levels.release(&record.process_label);
         drop(container.take_pending());
         self.tell(container, "destroy", &[]);
         container.ends.send_modify(|ends| ends.removed = true);

@@ -6,8 +6,10 @@ use crate::create::{SecurityOptions, is_host, is_shareable, security_options, ta
 use crate::error::{EngineError, Result};
 use crate::model::{ContainerRecord, DeviceRate, MountType, Resources, Status};
 use hostd_image::Snapshot;
+use hostd_runtime::selinux;
 use hostd_runtime::spec::{
-    self, ContainerSpec, Log, Mount, MountKind, Namespaces, NetNs, NsMode, RootFs, Stdin, TtySize,
+    self, ContainerSpec, Hooks, Labels, Log, Mount, MountKind, Namespaces, NetNs, NsMode, RootFs, Stdin,
+    TtySize,
 };
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -27,8 +29,10 @@ impl Engine {
         log: Log,
     ) -> Result<ContainerSpec> {
         let (config, host) = (&record.config, &record.host);
-        let SecurityOptions { no_new_privileges, seccomp, apparmor, writable_cgroups } =
+        // Labels are settled at create.
+        let SecurityOptions { no_new_privileges, seccomp, apparmor, writable_cgroups, labels: _ } =
             security_options(host, &self.0.config.defaults.security)?;
+        let selinux = labels(record);
         let mut spec = ContainerSpec {
             id: record.id.clone(),
             args: record.args.clone(),
@@ -45,7 +49,12 @@ impl Engine {
                 (true, false) => Stdin::Open,
                 (true, true) => Stdin::Once,
             },
-            rootfs: RootFs { lower: snapshot.lower, upper: snapshot.upper, work: snapshot.work },
+            rootfs: RootFs {
+                lower: snapshot.lower,
+                upper: snapshot.upper,
+                work: snapshot.work,
+                label: selinux.mount.clone(),
+            },
             read_only_rootfs: host.readonly_rootfs,
             mounts: mounts(record),
             namespaces: self.namespaces(record, net, user)?,
@@ -70,6 +79,8 @@ impl Engine {
             init: host.init.unwrap_or(false),
             runtime: self.0.runtimes().find(&host.runtime)?,
             annotations: host.annotations.clone(),
+            hooks: Hooks::default(),
+            selinux,
             log,
             scratch: Some(self.container_dir(&record.id)),
         };
@@ -132,6 +143,14 @@ impl Engine {
             container.id
         )))
     }
+}
+
+/// What was settled at create; nothing where the host is without SELinux now.
+fn labels(record: &ContainerRecord) -> Labels {
+    if record.mount_label.is_empty() || !selinux::is_enabled() {
+        return Labels::default();
+    }
+    Labels { process: record.process_label.clone(), mount: record.mount_label.clone() }
 }
 
 pub(crate) fn tty_size((rows, cols): (u16, u16)) -> Option<TtySize> {

@@ -6,12 +6,12 @@ use crate::error::{EngineError, Result, io, joined};
 use crate::lifecycle::Changed;
 use crate::model::{ContainerRecord, Happening, MountType, RestartPolicy, Status};
 use crate::whole::whole;
-use crate::{Engine, detach, health, remap};
+use crate::{Engine, detach, health, remap, security};
 use futures_util::future::BoxFuture;
 use hostd_image::Snapshot;
 use hostd_network::{Endpoint, EndpointRequest, PortRequest};
 use hostd_runtime::RuntimeError;
-use hostd_runtime::spec::{IdMap, NetNs};
+use hostd_runtime::spec::{ContainerSpec, IdMap, Log, NetNs};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -115,7 +115,7 @@ impl Engine {
                 (connect.then_some(netns), NetNs::Fd(copy))
             }
         };
-        let spec = self.spec_of(record, fd, user, snapshot, log)?;
+        let spec = self.spec_aside(record, fd, user, snapshot, log).await?;
         let connect = async {
             match &connection {
                 None => Ok(None),
@@ -135,6 +135,24 @@ impl Engine {
                 Err(run_error(error))
             }
         }
+    }
+
+    /// What the runtime is to build; on a thread of its own where files have to be read for it.
+    async fn spec_aside(
+        &self,
+        record: &Arc<ContainerRecord>,
+        net: NetNs,
+        user: Option<OwnedFd>,
+        snapshot: Snapshot,
+        log: Log,
+    ) -> Result<ContainerSpec> {
+        if record.host.device_requests.is_empty() && !security::reads_files() {
+            return self.spec_of(record, net, user, snapshot, log);
+        }
+        let (engine, record) = (self.clone(), Arc::clone(record));
+        tokio::task::spawn_blocking(move || engine.spec_of(&record, net, user, snapshot, log))
+            .await
+            .map_err(joined)?
     }
 
     /// Connects who attached before, lets the program run, and records it.
@@ -313,6 +331,7 @@ impl Engine {
             for path in [&record.hostname_path, &record.hosts_path, &record.resolv_conf_path] {
                 remap::give(Path::new(path), root)?;
             }
+            security::label_files(&record)?;
             engine.snapshot_of(&record)
         })
         .await

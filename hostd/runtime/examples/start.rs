@@ -125,6 +125,7 @@ fn spec(id: String, rootfs: &Path, layer: &Path) -> ContainerSpec {
             lower: vec![rootfs.to_owned()],
             upper: layer.join("upper"),
             work: layer.join("work"),
+            label: String::new(),
         },
         read_only_rootfs: false,
         mounts: Vec::new(),
@@ -159,5 +160,7 @@ fn spec(id: String, rootfs: &Path, layer: &Path) -> ContainerSpec {
         scratch: None,
         runtime: None,
         annotations: BTreeMap::new(),
+        hooks: Default::default(),
+        selinux: Default::default(),
     }
 }

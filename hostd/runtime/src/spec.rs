@@ -1,6 +1,7 @@
 //! What a container is to be, as the engine asks for it: everything resolved but what only the rootfs can
 //! tell (users, groups, the program on `PATH`), which is looked up inside the container.
 
+pub use crate::hooks::{Hook, Hooks};
 pub use hostd_sys::idmap::{Extent, IdMap};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -138,6 +139,33 @@ pub struct ContainerSpec {
     /// For another runtime, which may act on them.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// Programs to run at points of its life.
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// SELinux labels; without one its processes are labelled as the host's policy has it.
+    #[serde(default)]
+    pub selinux: Labels,
+}
+
+/// SELinux labels of a container; empty for none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// Of its processes.
+    pub process: String,
+    /// Of its files: what its file systems are mounted with.
+    pub mount: String,
+}
+
+impl Labels {
+    /// The processes' label, where there is one.
+    pub(crate) fn process(&self) -> Option<&str> {
+        Some(self.process.as_str()).filter(|label| !label.is_empty())
+    }
+
+    /// The files' label, where there is one.
+    pub(crate) fn mount(&self) -> Option<&str> {
+        Some(self.mount.as_str()).filter(|label| !label.is_empty())
+    }
 }
 
 /// A program that keeps to the OCI runtime specification: `create`, `start`, `exec`, `kill`, `delete` …
@@ -182,6 +210,9 @@ pub struct RootFs {
     pub upper: PathBuf,
     /// Overlay's work directory, on the same file system as `upper`.
     pub work: PathBuf,
+    /// SELinux label of all files in it; empty: each has its own.
+    #[serde(default)]
+    pub label: String,
 }
 
 /// One mount inside the container.

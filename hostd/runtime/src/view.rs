@@ -169,7 +169,7 @@ fn mount_layers(
     let open = |path: &str, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
     let namespace =
         open("/proc/thread-self/ns/mnt", OFlags::RDONLY).doing(|| "open the namespace".to_owned())?;
-    let sources = mounts.iter().filter(|mount| exists(mount)).map(|mount| open_source(mount, None));
+    let sources = mounts.iter().filter(|mount| exists(mount)).map(|mount| open_source(mount, None, None));
     let sources = sources.collect::<Attempt<Vec<_>>>()?;
     let top = match access {
         Access::Read => over_scratch(rootfs, kernel)?,
@@ -212,5 +212,6 @@ fn over_scratch(rootfs: &RootFs, kernel: Kernel) -> Attempt<OwnedFd> {
         .doing(doing)?;
     let base = PathBuf::from(format!("/proc/self/fd/{}", scratch.as_raw_fd()));
     let lower = std::iter::once(&rootfs.upper).chain(&rootfs.lower).cloned().collect();
-    rootfs::mount(&RootFs { lower, upper: base.join("upper"), work: base.join("work") }, kernel, "/")
+    let over = RootFs { lower, upper: base.join("upper"), work: base.join("work"), label: String::new() };
+    rootfs::mount(&over, kernel, "/")
 }

@@ -85,13 +85,23 @@ impl Engine {
             name: name.clone(),
             volumes: Vec::new(),
             claims: Vec::new(),
+            process_label: String::new(),
             armed: true,
         };
+        let labels = self.labels_for(&host)?;
+        undo.process_label.clone_from(&labels.process);
         let dir = self.container_dir(&id);
         fs::create_dir(&dir).map_err(io(format!("cannot make {}", dir.display())))?;
         let mounts = self.make_mounts(planned, &image, &dir, &mut undo).await?;
         let record = self.first_record(id, name, image.id, config, host, args);
-        let record = ContainerRecord { mounts, links, mac_address: request.mac_address, ..record };
+        let record = ContainerRecord {
+            mounts,
+            links,
+            mac_address: request.mac_address,
+            process_label: labels.process,
+            mount_label: labels.mount,
+            ..record
+        };
         // A record without its directory is one of a container that was removed: after a power cut, too. There is nothing in
         // the directory yet, so that its entry is all that has to last; beside the record's commit that costs nothing.
         let synced = tokio::task::spawn_blocking(move || sync_entry(&dir));
@@ -143,6 +153,8 @@ impl Engine {
             restart_count: 0,
             mac_address: None,
             links: Vec::new(),
+            process_label: String::new(),
+            mount_label: String::new(),
             state: State::new(),
             id,
         }
@@ -319,6 +331,8 @@ struct Undo {
     volumes: Vec<String>,
     /// Volumes that are not to be removed while it is being created.
     claims: Vec<String>,
+    /// SELinux label whose level it has taken.
+    process_label: String,
     armed: bool,
 }
 
@@ -331,6 +345,7 @@ impl Drop for Undo {
         if !self.armed {
             return;
         }
+        inner.levels.release(&self.process_label);
         // A write that failed may still be queued; this takes its place.
         let _ = inner.db.forget_lazily(&self.id);
         for volume in &self.volumes {

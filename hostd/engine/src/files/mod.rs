@@ -158,7 +158,12 @@ impl Engine {
 
     fn view_of_layers(&self, record: &ContainerRecord, part: Part) -> Result<View> {
         let snapshot = self.snapshot_of(record)?;
-        let rootfs = RootFs { lower: snapshot.lower, upper: snapshot.upper, work: snapshot.work };
+        let rootfs = RootFs {
+            lower: snapshot.lower,
+            upper: snapshot.upper,
+            work: snapshot.work,
+            label: String::new(),
+        };
         let mounts = if part == Part::RootFs { Vec::new() } else { spec::mounts(record) };
         let access = match part {
             Part::Writable => Access::Write { read_only_rootfs: record.host.readonly_rootfs },

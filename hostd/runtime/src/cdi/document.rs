@@ -79,10 +79,15 @@ pub(super) struct Mount {
 
 /// A program to run on the way.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Hook {
+    /// When.
     pub(super) hook_name: String,
     pub(super) path: String,
+    pub(super) args: Option<Vec<String>>,
+    pub(super) env: Option<Vec<String>>,
+    /// Seconds.
+    pub(super) timeout: Option<i64>,
 }
 
 /// YAML writers leave the quotes off a device that is named by a number.

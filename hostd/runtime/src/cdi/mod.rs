@@ -8,7 +8,7 @@
 mod document;
 mod yaml;
 
-use crate::spec::{ContainerSpec, Device, DeviceNode, Mount, MountKind};
+use crate::spec::{ContainerSpec, Device, DeviceNode, Hook, Mount, MountKind};
 use document::{Document, Edits, Node};
 use hostd_sys::mount::{NODEV, NOEXEC, NOSUID};
 use std::collections::BTreeMap;
@@ -143,8 +143,14 @@ fn read(path: &Path) -> Result<Document, String> {
 }
 
 fn apply(edits: &Edits, spec: &mut ContainerSpec) -> Result<(), String> {
-    if let Some(hook) = edits.hooks.iter().flatten().next() {
-        return Err(format!("its {} hook {} is not supported by hostd yet", hook.hook_name, hook.path));
+    for hook in edits.hooks.iter().flatten() {
+        if spec.id_map.is_some() {
+            let (name, path) = (&hook.hook_name, &hook.path);
+            return Err(format!(
+                "its {name} hook {path} is not supported in a user namespace (--userns=host has none)"
+            ));
+        }
+        spec.hooks.add(&hook.hook_name, hook_of(hook))?;
     }
     for (asked, what) in [(&edits.intel_rdt, "intelRdt"), (&edits.net_devices, "netDevices")] {
         if asked.as_ref().is_some_and(|value| !value.is_null()) {
@@ -171,6 +177,15 @@ fn apply(edits: &Edits, spec: &mut ContainerSpec) -> Result<(), String> {
     let gids = edits.additional_gids.iter().flatten().filter(|gid| **gid != 0);
     spec.group_add.extend(gids.map(u32::to_string));
     Ok(())
+}
+
+fn hook_of(asked: &document::Hook) -> Hook {
+    Hook {
+        path: asked.path.clone(),
+        args: asked.args.clone().unwrap_or_default(),
+        env: asked.env.clone().unwrap_or_default(),
+        timeout: asked.timeout,
+    }
 }
 
 /// What the description leaves open is as on the host.
@@ -292,6 +307,11 @@ containerEdits:
     hostPath: /usr/lib/gpu.so
     options: [ro, nosuid, nodev, rbind, rprivate]
   additionalGids: [0, 44]
+  hooks:
+  - hookName: createContainer
+    path: /usr/bin/nvidia-cdi-hook
+    args: [nvidia-cdi-hook, update-ldcache, --folder, /usr/lib]
+    env: [NVIDIA_CTK_DEBUG=false]
 "#;
 
     fn registry(files: &[(&str, &str)]) -> Registry {
@@ -333,6 +353,11 @@ containerEdits:
         let spec = inject(&registry, &["nvidia.com/gpu=0", "nvidia.com/gpu=all"]).unwrap();
         assert_eq!(spec.env, ["NVIDIA_VISIBLE_DEVICES=void", "OLD=new"]);
         assert_eq!(spec.group_add, ["44"]);
+        let hook = &spec.hooks.create_container[0];
+        assert_eq!(
+            (hook.path.as_str(), hook.args[1].as_str()),
+            ("/usr/bin/nvidia-cdi-hook", "update-ldcache")
+        );
         let nodes: Vec<_> =
             spec.devices.iter().map(|d| (d.path_in_container.as_str(), d.node.unwrap())).collect();
         assert_eq!(nodes[0].0, "/dev/gpu0");
@@ -361,8 +386,8 @@ containerEdits:
         };
         for (edits, words) in [
             (
-                r#"{"hooks": [{"hookName": "createContainer", "path": "/bin/x"}]}"#,
-                "createContainer hook /bin/x",
+                r#"{"hooks": [{"hookName": "createContainer", "path": "bin/x"}]}"#,
+                "invalid createContainer hook \"bin/x\": its path is not absolute",
             ),
             (r#"{"deviceNodes": [{"path": "dev/x"}]}"#, "invalid device path"),
             (r#"{"deviceNodes": [{"path": "/dev/no-such-device"}]}"#, "failed to stat CDI host device"),

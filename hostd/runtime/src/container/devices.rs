@@ -1,6 +1,6 @@
 //! Device nodes in the container's `/dev`.
 
-use super::mounts::{DEV_OPTIONS, dev_links};
+use super::mounts::{DEV_OPTIONS, dev_links, labelled};
 use super::remapped::root_of;
 use super::rootfs::{Make, Root, clone_tree, filesystem, move_to, normal};
 use crate::spec::{ContainerSpec, Device, DeviceNode, IdMap};
@@ -245,10 +245,10 @@ fn brought_along(number: usize) -> String {
 /// be elsewhere come along in it.
 ///
 /// It belongs to the host's user namespace, without which its nodes could not be opened.
-pub(crate) fn dev(nodes: &[Node], elsewhere: &[Node], map: &IdMap) -> Attempt<OwnedFd> {
+pub(crate) fn dev(nodes: &[Node], elsewhere: &[Node], map: &IdMap, label: Option<&str>) -> Attempt<OwnedFd> {
     let doing = || "make /dev".to_owned();
     let (uid, gid) = root_of(map)?;
-    let dev = filesystem("tmpfs", &DEV_OPTIONS, NOSUID)?;
+    let dev = filesystem("tmpfs", &labelled(DEV_OPTIONS.to_vec(), label), NOSUID)?;
     rustix::fs::chownat(&dev, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).doing(doing)?;
     dev_links(&dev)?;
     for node in nodes {

@@ -12,6 +12,7 @@
 
 pub(crate) mod attributes;
 pub(crate) mod devices;
+mod hooks;
 pub(crate) mod identity;
 pub(crate) mod mounts;
 pub(crate) mod procfs;
@@ -22,12 +23,16 @@ pub(crate) mod rootfs;
 use crate::Kernel;
 use crate::capabilities::CapSet;
 use crate::cgroup::{Cgroup, CgroupMount, Door};
+use crate::hooks::Kind;
 use crate::spec::{ContainerSpec, ExecSpec, NsMode, TtySize, Ulimit};
 use crate::wire::{self, Attempt, Doing, Failure};
+pub(crate) use hooks::HookSite;
+use hooks::own_pid;
+use hostd_sys::fork::Cloned;
 use nix::sched::CloneFlags;
 use procfs::{Procfs, Profile};
 use program::{Privileges, Program};
-use remapped::Outside;
+use remapped::{FORKED, Outside};
 use rootfs::Root;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
@@ -36,6 +41,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// What the shim says to the process, a byte each.
 pub(crate) const GO: u8 = b'G';
 pub(crate) const START: u8 = b'S';
+/// What the process says when hooks are to be run in the host's namespaces; it goes on at [`GO`].
+pub(crate) const HOOKS: u8 = b'H';
 /// What the process says when all is built; a failure begins with `{`.
 pub(crate) const READY: u8 = b'R';
 
@@ -63,6 +70,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
     pub(crate) proof: hostd_sys::fork::SingleThreaded,
+    /// Where there are hooks.
+    pub(crate) hooks: Option<HookSite<'a>>,
 }
 
 /// Builds the container and execs; reports a failure to the shim and ends.
@@ -89,16 +98,21 @@ fn report(sync: &OwnedFd, result: Attempt<()>) -> ! {
 pub(crate) enum Never {}
 
 fn build(setup: Setup<'_>) -> Attempt<Never> {
-    let Setup { spec, privileges, kernel, netns, join, cgroup, enters, outside, stdio, sync, proof } = setup;
+    let Setup { spec, privileges, kernel, netns, join, cgroup, enters, outside, stdio, sync, proof, hooks } =
+        setup;
     let remapped = outside.is_some();
     rustix::process::setsid().doing(|| "start a session".into())?;
     let proc = Procfs::open()?;
-    let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;
+    let profile = Profile::open(&proc, privileges.apparmor, privileges.selinux)?;
     enter_namespaces(spec, netns, join)?;
     let door = enters.map(door).transpose()?;
     let mut outside = outside.map_or_else(|| Outside::of_own(spec), Ok)?;
     (outside.proc, outside.sys) = mounts::views(spec)?;
-    let root = rootfs::enter(spec, kernel, outside.root.take())?;
+    let staged = hooks.filter(|site| site.runner.hooks.at_creation());
+    let mut root = match staged {
+        Some(site) => rootfs::stage(spec, kernel, &site.rootfs()?)?,
+        None => rootfs::enter(spec, kernel, outside.root.take())?,
+    };
     mounts::marks(&root)?;
     mounts::standard(&root, spec, &mut outside)?;
     devices::make(&root, &outside.nodes)?;
@@ -111,6 +125,10 @@ fn build(setup: Setup<'_>) -> Attempt<Never> {
     mounts::cgroups(&root, spec, &cgroup, outside.cgroups.take())?;
     mounts::bind_sources(&root, spec, outside.binds, outside.mqueue)?;
     let (stdio, master) = open_stdio(&root, stdio, true)?;
+    if let Some(site) = staged {
+        site.run(&sync, &root, spec, &outside.nodes, privileges.caps, kernel)?;
+        root = rootfs::turn_to(root, spec)?;
+    }
     mounts::sysctls(&proc, spec)?;
     mounts::protect(&root, spec)?;
     // In a user namespace the shim does, since nobody in it may.
@@ -123,14 +141,17 @@ fn build(setup: Setup<'_>) -> Attempt<Never> {
     mounts::working_directory(&root, &spec.cwd)?;
     let program = Program::prepare(&spec.args, &spec.env, &user.home)?;
     drop((root, proc));
-    privileges.take(&user, &spec.cwd, profile.as_ref())?;
+    privileges.take(&user, &spec.cwd, &profile)?;
     let program = program.look_up()?;
     let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
     wire::send_fds(sync.as_fd(), &[READY], &fds).doing(|| "tell the shim".into())?;
     drop(master);
     expect(&sync, START)?;
+    if let Some(site) = hooks {
+        site.runner.run(Kind::StartContainer, own_pid())?;
+    }
     if spec.init {
-        program::become_init(proof, profile.as_ref(), &privileges)?;
+        program::become_init(proof, &profile, &privileges)?;
     }
     drop(profile);
     stdio.install(spec.init)?;
@@ -152,6 +173,8 @@ pub(crate) struct ExecSetup<'a> {
     pub(crate) privileges: Privileges<'a>,
     /// The container's first process.
     pub(crate) init: BorrowedFd<'a>,
+    /// The container's pid namespace.
+    pub(crate) pids: OwnedFd,
     /// As in [`Setup`].
     pub(crate) enters: Option<&'a Cgroup>,
     pub(crate) stdio: Stdio,
@@ -164,9 +187,11 @@ pub(crate) struct ExecSetup<'a> {
     pub(crate) ulimits: &'a [Ulimit],
     /// The container's.
     pub(crate) group_add: &'a [String],
+    pub(crate) proof: hostd_sys::fork::SingleThreaded,
 }
 
-/// Enters the container and execs there.
+/// Enters the container and forks the process that execs there: into the container's pid namespace, where others see it
+/// and with CAP_SYS_PTRACE could take it over, it is born only when all that leads to the host is behind it.
 pub(crate) fn run_exec(setup: ExecSetup<'_>) -> ! {
     let sync = match rustix::io::fcntl_dupfd_cloexec(&setup.sync, 3) {
         Ok(sync) => sync,
@@ -180,6 +205,7 @@ fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
         spec,
         privileges,
         init,
+        pids,
         enters,
         stdio,
         sync,
@@ -187,12 +213,12 @@ fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
         oom_score_adj,
         ulimits,
         group_add,
+        proof,
     } = setup;
     expect(&sync, GO)?;
     enter_cgroup(enters.map(door).transpose()?)?;
-    rustix::process::setsid().doing(|| "start a session".into())?;
     let proc = Procfs::open()?;
-    let profile = privileges.apparmor.map(|name| Profile::open(&proc, name)).transpose()?;
+    let profile = Profile::open(&proc, privileges.apparmor, privileges.selinux)?;
     let all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -213,12 +239,23 @@ fn enter(setup: ExecSetup<'_>) -> Attempt<Never> {
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     let program = Program::prepare(&spec.args, &spec.env, &user.home)?;
     drop((root, proc));
-    privileges.take(&user, cwd, profile.as_ref())?;
+    privileges.take(&user, cwd, &profile)?;
     drop(profile);
     let program = program.look_up()?;
-    let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
-    wire::send_fds(sync.as_fd(), &[READY], &fds).doing(|| "tell the shim".into())?;
+    rustix::thread::move_into_link_name_space(pids.as_fd(), Some(LinkNameSpaceType::ProcessID))
+        .doing(|| "enter the container's pid namespace".into())?;
+    drop(pids);
+    match hostd_sys::fork::clone_sibling(proof, 0).doing(|| "clone a process".into())? {
+        Cloned::Child => {}
+        Cloned::Parent { pidfd, .. } => {
+            let fds: Vec<BorrowedFd<'_>> =
+                std::iter::once(pidfd.as_fd()).chain(master.iter().map(AsFd::as_fd)).collect();
+            wire::send_fds(sync.as_fd(), &[FORKED], &fds).doing(|| "tell the shim".into())?;
+            hostd_sys::fork::exit_now(0)
+        }
+    }
     drop(master);
+    rustix::process::setsid().doing(|| "start a session".into())?;
     stdio.install(false)?;
     program.exec(&privileges)
 }

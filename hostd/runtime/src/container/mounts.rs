@@ -14,7 +14,7 @@ use crate::cgroup::CgroupMount;
 use crate::spec::{ContainerSpec, IdMap, MASKED_PATHS, Mount, MountKind, NsMode, READONLY_PATHS};
 use crate::wire::{Attempt, Doing, Failure};
 use hostd_sys::mount::{MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(crate) fn standard(root: &Root, spec: &ContainerSpec, outside: &mut Outside)
                 devices::bind(root, &dev, &outside.elsewhere)?;
             }
             None => {
-                let dev = filesystem("tmpfs", &DEV_OPTIONS, NOSUID)?;
+                let dev = filesystem("tmpfs", &labelled(DEV_OPTIONS.to_vec(), spec.selinux.mount()), NOSUID)?;
                 dev_links(&dev)?;
                 root.attach_own(&dev, "/dev", Make::Dir)?;
             }
@@ -141,7 +141,8 @@ pub(crate) fn cgroups(
         }
         CgroupMount::V1 { hierarchies, unified } => (hierarchies, *unified),
     };
-    let top = filesystem("tmpfs", &[("source", "tmpfs"), ("mode", "755")], attrs & !RDONLY)?;
+    let options = labelled(vec![("source", "tmpfs"), ("mode", "755")], spec.selinux.mount());
+    let top = filesystem("tmpfs", &options, attrs & !RDONLY)?;
     root.attach_own(&top, path, Make::Dir)?;
     for (name, options) in hierarchies {
         let mut all = vec![("source", "cgroup")];
@@ -161,6 +162,25 @@ pub(crate) fn cgroups(
         .doing(|| format!("make {path} read-only"))
 }
 
+/// The options of a file system whose files are all to have one SELinux label.
+pub(crate) fn labelled<'a>(
+    mut options: Vec<(&'a str, &'a str)>,
+    label: Option<&'a str>,
+) -> Vec<(&'a str, &'a str)> {
+    options.extend(label.map(|label| ("context", label)));
+    options
+}
+
+/// Gives the top directory of a file system that takes labels its own.
+fn label_root(mount: &OwnedFd, label: &str) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::openat(mount, ".", flags, Mode::empty())?;
+    match rustix::fs::fsetxattr(&top, "security.selinux", label.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        result => result,
+    }
+}
+
 /// Terminals, and what the IPC namespace that the container is in has of files.
 fn below_dev(root: &Root, spec: &ContainerSpec, host_mqueue: Option<OwnedFd>) -> Attempt<()> {
     let quiet = NOSUID | NODEV | NOEXEC;
@@ -171,6 +191,7 @@ fn below_dev(root: &Root, spec: &ContainerSpec, host_mqueue: Option<OwnedFd>) ->
         if spec.id_map.as_ref().is_none_or(|map| map.host_gid(5).is_some()) {
             options.push(("gid", "5"));
         }
+        let options = labelled(options, spec.selinux.mount());
         root.attach_own(&filesystem("devpts", &options, NOSUID | NOEXEC)?, "/dev/pts", Make::Dir)?;
     }
     // In a user namespace that of the host cannot be mounted anew.
@@ -179,6 +200,10 @@ fn below_dev(root: &Root, spec: &ContainerSpec, host_mqueue: Option<OwnedFd>) ->
         root.attach_own(&mqueue, "/dev/mqueue", Make::Dir)?;
     } else if !hosts && !replaced(spec, "/dev/mqueue") {
         let mqueue = filesystem("mqueue", &[("source", "mqueue")], quiet)?;
+        if let Some(label) = spec.selinux.mount() {
+            // It is there from the making of its namespace, and takes no label with the mount.
+            label_root(&mqueue, label).doing(|| "label /dev/mqueue".into())?;
+        }
         root.attach_own(&mqueue, "/dev/mqueue", Make::Dir)?;
     }
     if !replaced(spec, "/dev/shm") && spec.namespaces.ipc == NsMode::Private && !spec.no_shm {
@@ -187,6 +212,7 @@ fn below_dev(root: &Root, spec: &ContainerSpec, host_mqueue: Option<OwnedFd>) ->
         if spec.shm_size > 0 {
             options.push(("size", &size));
         }
+        let options = labelled(options, spec.selinux.mount());
         root.attach_own(&filesystem("tmpfs", &options, quiet)?, "/dev/shm", Make::Dir)?;
     }
     Ok(())
@@ -219,7 +245,7 @@ type Changes = Vec<(MountAttr, bool)>;
 
 /// Opens the sources of all binds and makes the tmpfses.
 pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
-    let open = |mount| open_source(mount, spec.id_map.as_ref());
+    let open = |mount| open_source(mount, spec.id_map.as_ref(), spec.selinux.mount());
     let mut sources = spec.mounts.iter().map(open).collect::<Attempt<Sources>>()?;
     let shm = "/dev/shm";
     if spec.namespaces.ipc != NsMode::Private && !replaced(spec, shm) {
@@ -232,7 +258,7 @@ pub(crate) fn open_sources(spec: &ContainerSpec) -> Attempt<Sources> {
 }
 
 /// Opens what is to be mounted; what is made for it belongs to the container's users of `map`, where there is one.
-pub(crate) fn open_source(mount: &Mount, map: Option<&IdMap>) -> Attempt<Source> {
+pub(crate) fn open_source(mount: &Mount, map: Option<&IdMap>, label: Option<&str>) -> Attempt<Source> {
     let (fd, make, changes) = match &mount.kind {
         MountKind::Bind { source, propagation, recursive, attributes, shallow, subpath } => {
             let read_only = if mount.read_only { RDONLY } else { 0 };
@@ -245,7 +271,7 @@ pub(crate) fn open_source(mount: &Mount, map: Option<&IdMap>) -> Attempt<Source>
             }
             (fd, make, changes)
         }
-        MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only, map)?, Make::Dir, Vec::new()),
+        MountKind::Tmpfs { options } => (tmpfs(options, mount.read_only, map, label)?, Make::Dir, Vec::new()),
     };
     Ok(Source { mount: mount.clone(), fd, make, changes })
 }
@@ -320,7 +346,7 @@ fn bind(
 }
 
 /// A tmpfs with mount(8)'s options on top of Docker's defaults.
-fn tmpfs(options: &[String], read_only: bool, map: Option<&IdMap>) -> Attempt<OwnedFd> {
+fn tmpfs(options: &[String], read_only: bool, map: Option<&IdMap>, label: Option<&str>) -> Attempt<OwnedFd> {
     let mut attrs = NOSUID | NODEV | NOEXEC | if read_only { RDONLY } else { 0 };
     let mut data = vec![("source", "tmpfs")];
     for option in options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
@@ -350,7 +376,7 @@ fn tmpfs(options: &[String], read_only: bool, map: Option<&IdMap>) -> Attempt<Ow
         // The last one counts.
         data.push((key, id.as_str()));
     }
-    filesystem("tmpfs", &data, attrs)
+    filesystem("tmpfs", &labelled(data, label), attrs)
 }
 
 /// Whom a tmpfs belongs to on the host whose options name users of the container, or nobody and thus its root.
@@ -489,7 +515,7 @@ pub(crate) fn protect(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
         for path in listed(&spec.readonly_paths, &READONLY_PATHS) {
             make_read_only(root, &path)?;
         }
-        mask(root, &listed(&spec.masked_paths, &MASKED_PATHS))?;
+        mask(root, &listed(&spec.masked_paths, &MASKED_PATHS), spec.selinux.mount())?;
     }
     if spec.read_only_rootfs { rootfs::read_only(root) } else { Ok(()) }
 }
@@ -512,8 +538,9 @@ fn make_read_only(root: &Root, path: &str) -> Attempt<()> {
 }
 
 /// Covers files with `/dev/null` and directories with one empty, read-only tmpfs.
-fn mask(root: &Root, paths: &[String]) -> Attempt<()> {
+fn mask(root: &Root, paths: &[String], label: Option<&str>) -> Attempt<()> {
     let (mut empty, mut null): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
+    let options = labelled(vec![("source", "tmpfs")], label);
     for path in paths {
         let Some(place) = covered(root, path)? else { continue };
         let directory = is_dir(&place).doing(|| format!("mask {path}"))?;
@@ -521,9 +548,7 @@ fn mask(root: &Root, paths: &[String]) -> Attempt<()> {
         let doing = || format!("mask {path} with {cover}");
         let cover = match if directory { &empty } else { &null } {
             Some(cover) => clone_tree(cover, Path::new(""), false).doing(doing)?,
-            None if directory => {
-                filesystem("tmpfs", &[("source", "tmpfs")], RDONLY | NOSUID | NODEV | NOEXEC)?
-            }
+            None if directory => filesystem("tmpfs", &options, RDONLY | NOSUID | NODEV | NOEXEC)?,
             None => clone_tree(null_device(root)?, Path::new(""), false).doing(doing)?,
         };
         move_to(&cover, &place).doing(doing)?;

@@ -36,40 +36,61 @@ impl Procfs {
     }
 }
 
-/// The AppArmor profile that the program is to run under.
+/// What the program is to be confined by: an AppArmor profile, an SELinux label, or neither.
 #[derive(Debug)]
 pub(crate) struct Profile {
-    name: String,
-    exec: OwnedFd,
-    current: OwnedFd,
+    changes: Vec<Change>,
+}
+
+/// A change of one security module's attribute, at exec or now, and what is written for it.
+#[derive(Debug)]
+struct Change {
+    what: String,
+    exec: (OwnedFd, String),
+    current: (OwnedFd, String),
 }
 
 impl Profile {
-    /// Opens what takes the profile's name.
-    pub(crate) fn open(proc: &Procfs, name: &str) -> Attempt<Self> {
-        // The second is where kernels before 5.8 have it.
-        let attribute = |name: &str| {
-            let path = format!("self/attr/apparmor/{name}");
-            proc.open_file(&path)
-                .or_else(|_| proc.open_file(&format!("self/attr/{name}")))
-                .doing(|| format!("open /proc/{path}"))
-        };
-        Ok(Self { name: name.to_owned(), exec: attribute("exec")?, current: attribute("current")? })
+    /// Opens what takes them.
+    pub(crate) fn open(proc: &Procfs, apparmor: Option<&str>, selinux: Option<&str>) -> Attempt<Self> {
+        let open = |path: &str| proc.open_file(path).doing(|| format!("open /proc/{path}"));
+        let mut changes = Vec::new();
+        if let Some(name) = apparmor {
+            // The second is where kernels before 5.8 have it.
+            let attribute = |name: &str| {
+                proc.open_file(&format!("self/attr/apparmor/{name}"))
+                    .or_else(|_| proc.open_file(&format!("self/attr/{name}")))
+                    .doing(|| format!("open /proc/self/attr/apparmor/{name}"))
+            };
+            changes.push(Change {
+                what: format!("apply apparmor profile: apparmor profile {name:?}"),
+                exec: (attribute("exec")?, format!("exec {name}")),
+                current: (attribute("current")?, format!("changeprofile {name}")),
+            });
+        }
+        if let Some(label) = selinux {
+            changes.push(Change {
+                what: format!("apply SELinux label {label:?}"),
+                exec: (open("self/attr/exec")?, label.to_owned()),
+                current: (open("self/attr/current")?, label.to_owned()),
+            });
+        }
+        Ok(Self { changes })
     }
 
     /// Has the next exec change to it.
     pub(crate) fn take_at_exec(&self) -> Attempt<()> {
-        self.write(&self.exec, "exec")
+        self.changes.iter().try_for_each(|change| change.write(&change.exec))
     }
 
     /// Changes to it now.
     pub(crate) fn take_now(&self) -> Attempt<()> {
-        self.write(&self.current, "changeprofile")
+        self.changes.iter().try_for_each(|change| change.write(&change.current))
     }
+}
 
-    fn write(&self, file: &OwnedFd, how: &str) -> Attempt<()> {
-        let text = format!("{how} {}", self.name);
-        let written = rustix::io::write(file, text.as_bytes());
-        written.map(drop).doing(|| format!("apply apparmor profile: apparmor profile {:?}", self.name))
+impl Change {
+    fn write(&self, (file, text): &(OwnedFd, String)) -> Attempt<()> {
+        rustix::io::write(file, text.as_bytes()).map(drop).doing(|| self.what.clone())
     }
 }

@@ -25,11 +25,13 @@ pub(crate) struct Privileges<'a> {
     pub(crate) seccomp: &'a [u8],
     /// AppArmor profile.
     pub(crate) apparmor: Option<&'a str>,
+    /// SELinux label.
+    pub(crate) selinux: Option<&'a str>,
 }
 
 impl Privileges<'_> {
     /// Becomes the user, with the container's capabilities and what loading the filter needs.
-    pub(crate) fn take(&self, user: &User, cwd: &str, profile: Option<&Profile>) -> Attempt<()> {
+    pub(crate) fn take(&self, user: &User, cwd: &str, profile: &Profile) -> Attempt<()> {
         let doing = || "drop capabilities".to_owned();
         for bit in 0..63 {
             let one = CapabilitySet::from_bits_retain(1 << bit);
@@ -58,7 +60,7 @@ impl Privileges<'_> {
         let own = rustix::thread::capabilities(None).doing(doing)?.permitted.bits();
         set_caps(CapSet((self.caps_of_user().0 | admin) & own)).doing(doing)?;
         // Under no_new_privs a profile could only be given up for a stricter one.
-        profile.map_or(Ok(()), Profile::take_at_exec)?;
+        profile.take_at_exec()?;
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).doing(|| "set no_new_privs".into())?;
         }
@@ -275,7 +277,7 @@ fn words(error: Errno) -> &'static str {
 /// reaps, and ends as the program did. It may do no more than the program.
 pub(crate) fn become_init(
     proof: SingleThreaded,
-    profile: Option<&Profile>,
+    profile: &Profile,
     privileges: &Privileges<'_>,
 ) -> Attempt<()> {
     use nix::sys::signal::SigSet;
@@ -286,7 +288,7 @@ pub(crate) fn become_init(
         Cloned::Parent { pid, .. } => pid,
     };
     // It executes nothing, at which it could change. What goes wrong here nobody hears any more.
-    if profile.is_some_and(|profile| profile.take_now().is_err()) {
+    if profile.take_now().is_err() {
         hostd_sys::fork::exit_now(1);
     }
     // Above all the shim's socket, whose end of file tells that the program runs.

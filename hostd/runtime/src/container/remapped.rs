@@ -62,7 +62,7 @@ impl Outside {
         outside.binds.iter_mut().for_each(mounts::Source::keep_downstream);
         let (in_dev, elsewhere): (Vec<_>, Vec<_>) =
             std::mem::take(&mut outside.nodes).into_iter().partition(Node::is_in_dev);
-        outside.dev = Some(devices::dev(&in_dev, &elsewhere, map)?);
+        outside.dev = Some(devices::dev(&in_dev, &elsewhere, map, spec.selinux.mount())?);
         outside.elsewhere = elsewhere;
         if spec.namespaces.cgroup != NsMode::Private {
             let tree = clone_tree(CWD, Path::new("/sys/fs/cgroup"), true);

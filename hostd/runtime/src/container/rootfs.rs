@@ -211,17 +211,40 @@ pub(crate) fn enter(spec: &ContainerSpec, kernel: Kernel, made: Option<OwnedFd>)
         Some(root) => put_on(root, "/")?,
         None => mount(&spec.rootfs, kernel, "/")?,
     };
+    pivot(&root, &host, shared)?;
+    Root::with(way)
+}
+
+/// Mounts the root file system on directory `at` for the time being: the host's mounts are there until [`turn_to`].
+pub(crate) fn stage(spec: &ContainerSpec, kernel: Kernel, at: &str) -> Attempt<Root> {
+    if !kernel.mount_setattr {
+        return Err(Failure::new("hooks need a kernel with mount_setattr (Linux 5.12)"));
+    }
+    cut_off(spec, at)?;
+    rustix::process::umask(Mode::empty());
+    Root::of(mount(&spec.rootfs, kernel, at)?, kernel)
+}
+
+/// Makes a root that was staged the root; the host's mounts are gone afterwards.
+pub(crate) fn turn_to(root: Root, spec: &ContainerSpec) -> Attempt<Root> {
+    let host = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open the host's root".into())?;
+    pivot(root.fd(), &host, shares_mounts(spec))?;
+    Root::current()
+}
+
+/// Swaps the roots, and takes all that is the host's out of sight.
+fn pivot(root: &OwnedFd, host: &OwnedFd, shared: bool) -> Attempt<()> {
     let doing = || "turn to the root file system".to_owned();
-    rustix::process::fchdir(&root).doing(doing)?;
+    rustix::process::fchdir(root).doing(doing)?;
     rustix::process::pivot_root(".", ".").doing(doing)?;
-    rustix::process::fchdir(&host).doing(doing)?;
+    rustix::process::fchdir(host).doing(doing)?;
     if shared {
         let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         rustix::mount::mount_change(".", flags).doing(doing)?;
     }
     rustix::mount::unmount(".", UnmountFlags::DETACH).doing(doing)?;
-    rustix::process::chdir("/").doing(doing)?;
-    Root::with(way)
+    rustix::process::chdir("/").doing(doing)
 }
 
 /// Whether what is mounted in one of the container's binds is to appear on the host.
@@ -295,6 +318,10 @@ fn overlay(rootfs: &RootFs) -> Attempt<OwnedFd> {
             .doing(|| format!("set {key} to {}", path.display()))?;
     }
     rustix::mount::fsconfig_set_string(&context, "source", "overlay").doing(doing)?;
+    if !rootfs.label.is_empty() {
+        rustix::mount::fsconfig_set_string(&context, "context", rootfs.label.as_str())
+            .doing(|| format!("set the SELinux label {:?}", rootfs.label))?;
+    }
     // The kernel's own defaults differ: with these on, a layer does not say by itself what it holds.
     for feature in ["redirect_dir", "metacopy"] {
         rustix::mount::fsconfig_set_string(&context, feature, "off")
@@ -315,8 +342,13 @@ fn overlay_in_one_page(rootfs: &RootFs, at: &str) -> Attempt<OwnedFd> {
     let lower = rootfs.lower.iter().map(|layer| open(layer)).collect::<Attempt<Vec<_>>>()?;
     let (upper, work) = (open(&rootfs.upper)?, open(&rootfs.work)?);
     let names: Vec<String> = lower.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+    let label = match rootfs.label.as_str() {
+        "" => String::new(),
+        // Between categories stands what stands between options.
+        label => format!(",context=\"{label}\""),
+    };
     let options = CString::new(format!(
-        "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off",
+        "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off{label}",
         names.join(":"),
         upper.as_raw_fd(),
         work.as_raw_fd()

@@ -85,6 +85,8 @@ impl Config<'_> {
             scratch: _,
             runtime: _,
             annotations,
+            hooks,
+            selinux,
         } = self.spec;
         let process = Process {
             args,
@@ -98,6 +100,7 @@ impl Config<'_> {
             ulimits,
             oom_score_adj: oom_score_adj.unwrap_or(0),
             apparmor: apparmor.as_deref(),
+            selinux: selinux.process(),
         };
         let mut limits_and_devices = resources(limits);
         let allowed = devices::oci(*privileged, devices, &limits.device_rules);
@@ -120,6 +123,7 @@ impl Config<'_> {
             "hostname": own_uts.then_some(hostname),
             "mounts": self.mounts(),
             "annotations": annotations,
+            "hooks": (!hooks.is_empty()).then_some(hooks),
             "linux": {
                 "namespaces": self.namespaces(),
                 "uidMappings": id_map.as_ref().map(|map| extents(&map.uids)),
@@ -131,6 +135,7 @@ impl Config<'_> {
                 "seccomp": filter,
                 "maskedPaths": paths(masked_paths, &MASKED_PATHS),
                 "readonlyPaths": paths(readonly_paths, &READONLY_PATHS),
+                "mountLabel": selinux.mount(),
                 "sysctl": sysctls_with(sysctls, if own_uts { domainname } else { "" }),
             },
         })))

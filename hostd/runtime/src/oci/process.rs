@@ -21,6 +21,7 @@ pub(crate) struct Process<'a> {
     pub(crate) ulimits: &'a [Ulimit],
     pub(crate) oom_score_adj: i32,
     pub(crate) apparmor: Option<&'a str>,
+    pub(crate) selinux: Option<&'a str>,
 }
 
 impl Process<'_> {
@@ -40,6 +41,7 @@ impl Process<'_> {
             "noNewPrivileges": self.no_new_privileges,
             "oomScoreAdj": self.oom_score_adj,
             "apparmorProfile": self.apparmor,
+            "selinuxLabel": self.selinux,
         }))
     }
 

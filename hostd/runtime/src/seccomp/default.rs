@@ -2,6 +2,7 @@
 
 use super::profile::{Action, Arg, Condition, Op, Profile, Rule};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// System calls that every container may make.
 const ALWAYS: &[&str] = &[
@@ -476,7 +477,7 @@ const PTRACE: &[&str] = &["process_vm_readv", "process_vm_writev", "ptrace"];
 fn allow(names: &'static [&'static str]) -> Rule {
     Rule {
         names: Cow::Borrowed(names),
-        own_names: Vec::new(),
+        own_names: Arc::from([]),
         action: Action::Allow,
         args: Vec::new(),
         includes: Condition::default(),

@@ -38,6 +38,8 @@ pub enum SeccompError {
 const MAX_INSNS: usize = 4096;
 /// How many compiled programs are remembered: a daemon sees few combinations of profile and capabilities.
 const CACHED: usize = 64;
+/// Longest text of a profile whose program is remembered.
+const LONGEST_CACHED: usize = 128 << 10;
 
 type Cache = HashMap<(Seccomp, CapSet), Arc<[u8]>>;
 static CACHE: Mutex<Option<Cache>> = Mutex::new(None);
@@ -63,6 +65,9 @@ pub fn program(seccomp: &Seccomp, caps: CapSet) -> Result<Option<Arc<[u8]>>, Sec
         Seccomp::Unconfined => return Ok(None),
     };
     let program: Arc<[u8]> = bytes(&compile(&profile, caps)?).into();
+    if matches!(seccomp, Seccomp::Profile(text) if text.len() > LONGEST_CACHED) {
+        return Ok(Some(program));
+    }
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let cache = cache.get_or_insert_default();
     if cache.len() >= CACHED {

@@ -2,7 +2,19 @@
 
 use super::SeccompError;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// How many rules a profile may have, those counted that one with several conditions on an argument stands for: a
+/// program that is short enough for the kernel has fewer.
+const MOST_RULES: usize = 4096;
+/// How many names a rule may have: no architecture has as many calls.
+const MOST_NAMES: usize = 1024;
+/// How many conditions a rule may have.
+const MOST_ARGS: usize = 1024;
 
 /// What happens to a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,7 +102,7 @@ pub(super) struct Condition {
 pub(super) struct Rule {
     pub(super) names: Cow<'static, [&'static str]>,
     /// Names of a profile that was read; empty for the built-in one.
-    pub(super) own_names: Vec<String>,
+    pub(super) own_names: Arc<[String]>,
     pub(super) action: Action,
     pub(super) args: Vec<Arg>,
     pub(super) includes: Condition,
@@ -125,7 +137,7 @@ impl Profile {
 struct WireProfile {
     default_action: String,
     default_errno_ret: Option<u16>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::<_, _, MOST_RULES>")]
     syscalls: Option<Vec<WireRule>>,
     listener_path: Option<String>,
     architectures: Option<Vec<String>>,
@@ -145,9 +157,11 @@ struct WireArchitecture {
 #[serde(rename_all = "camelCase")]
 struct WireRule {
     name: Option<String>,
+    #[serde(default, deserialize_with = "bounded::<_, _, MOST_NAMES>")]
     names: Option<Vec<String>>,
     action: String,
     errno_ret: Option<u16>,
+    #[serde(default, deserialize_with = "bounded::<_, _, MOST_ARGS>")]
     args: Option<Vec<Arg>>,
     includes: Option<WireCondition>,
     excludes: Option<WireCondition>,
@@ -176,6 +190,33 @@ impl WireCondition {
     }
 }
 
+/// A list, or null, of no more than so many: what a client sends may not take more memory than its text many times over.
+fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
+    from: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    struct List<T, const MOST: usize>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+        type Value = Option<Vec<T>>;
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(out, "a list of at most {MOST}")
+        }
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == MOST {
+                    return Err(Error::invalid_length(MOST + 1, &self));
+                }
+                list.push(item);
+            }
+            Ok(Some(list))
+        }
+    }
+    from.deserialize_any(List::<T, MOST>(PhantomData))
+}
+
 /// Major and minor of `6.1.0-18-amd64`.
 pub(super) fn kernel_version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split(|c: char| !c.is_ascii_digit());
@@ -199,6 +240,9 @@ impl Profile {
         let mut rules = Vec::new();
         for rule in wire.syscalls.unwrap_or_default() {
             rules.extend(Rule::from_wire(rule)?.by_condition());
+            if rules.len() > MOST_RULES {
+                return Err(SeccompError::Invalid(format!("it has more than {MOST_RULES} rules")));
+            }
         }
         Ok(Self { default, rules, architectures: Some(architectures) })
     }
@@ -233,7 +277,7 @@ impl Rule {
         }
         Ok(Self {
             names: Cow::Borrowed(&[]),
-            own_names,
+            own_names: own_names.into(),
             action: Action::parse(&wire.action, wire.errno_ret)?,
             args,
             includes: wire.includes.unwrap_or_default().checked()?,

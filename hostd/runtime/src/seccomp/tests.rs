@@ -216,3 +216,25 @@ fn programs_are_compiled_once() {
     assert!(one.len() / 8 < MAX_INSNS && one.len().is_multiple_of(8));
     assert!(program(&Seccomp::Unconfined, CapSet::EMPTY).unwrap().is_none());
 }
+
+#[test]
+fn a_profile_is_no_larger_than_what_the_kernel_could_take() {
+    let refusal = |rules: &str| {
+        let text = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":{rules}}}"#);
+        match program(&Seccomp::Profile(text), CapSet::EMPTY).unwrap_err() {
+            SeccompError::Json(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    };
+    let rule = |names: &str, args: &str| {
+        format!(r#"{{"names":[{names}],"action":"SCMP_ACT_ERRNO","args":[{args}]}}"#)
+    };
+    let many = |one: &str, count: usize| vec![one; count].join(",");
+    let condition = r#"{"index":0,"value":1,"op":"SCMP_CMP_EQ"}"#;
+    let one = rule("\"read\"", "");
+    assert!(refusal(&format!("[{}]", many(&one, 4097))).contains("at most 4096"));
+    assert!(refusal(&format!("[{}]", rule(&many("\"read\"", 1025), ""))).contains("at most 1024"));
+    assert!(refusal(&format!("[{}]", rule("\"read\"", &many(condition, 1025)))).contains("at most 1024"));
+    let alternatives = rule("\"read\"", &many(condition, 1024));
+    assert!(refusal(&format!("[{}]", many(&alternatives, 5))).contains("more than 4096 rules"));
+}

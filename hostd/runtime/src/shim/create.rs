@@ -11,8 +11,9 @@ use crate::capabilities::CapSet;
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::container::program::{self, Privileges};
 use crate::container::remapped::FORKED;
-use crate::container::{self, ExecSetup, GO, READY, START, Setup, Stdio};
-use crate::spec::{ContainerSpec, ExecSpec, IdMap, NetNs, NsMode, Stdin, Ulimit};
+use crate::container::{self, ExecSetup, GO, HOOKS, HookSite, READY, START, Setup, Stdio};
+use crate::hooks::{Kind, Runner};
+use crate::spec::{ContainerSpec, ExecSpec, IdMap, Labels, NetNs, NsMode, Stdin, Ulimit};
 use crate::wire::{self, Attempt, Create, Doing, Failure, chain};
 use crate::{Kernel, Streams};
 use hostd_sys::fork::{Cloned, SingleThreaded, clone_process};
@@ -44,6 +45,7 @@ struct Privileged {
     no_new_privileges: bool,
     seccomp: Vec<u8>,
     apparmor: Option<String>,
+    selinux: Labels,
     oom_score_adj: i32,
     ulimits: Vec<Ulimit>,
     /// Groups that their users are in besides.
@@ -59,6 +61,8 @@ struct Own {
     proof: SingleThreaded,
     /// To the first process until it is started.
     sync: Option<OwnedFd>,
+    /// Where the container has hooks.
+    hooks: Option<Runner>,
 }
 
 /// Builds the container up to its exec. On error nothing is left behind.
@@ -88,6 +92,8 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
         };
         return other::create(spec, setting);
     }
+    let runner = hooks_of(&spec, bundle)?;
+    let site = runner.as_ref().map(|runner| (runner, cgroup_driver.oci_path(&cgroup_parent, &spec.id)));
     let cgroup = Cgroup::open_by(cgroup_driver, &cgroup_parent, &spec.id);
     let ready = if cgroup.needs_process() {
         Ok(())
@@ -101,14 +107,19 @@ pub(super) fn create(request: Create, seccomp: Vec<u8>, fds: Vec<OwnedFd>) -> At
             no_new_privileges: spec.no_new_privileges,
             seccomp,
             apparmor: spec.apparmor.clone(),
+            selinux: spec.selinux.clone(),
             oom_score_adj: spec.oom_score_adj.unwrap_or(0),
             ulimits: spec.ulimits.clone(),
             group_add: spec.group_add.clone(),
             id_map: spec.id_map.clone(),
         };
-        first_process(spec, privileged, kernel, &cgroup, listener)
+        let site = site.as_ref().map(|(runner, cgroup)| HookSite { runner, cgroup });
+        first_process(spec, privileged, kernel, &cgroup, listener, site)
     });
     if made.is_err() {
+        if let Some(runner) = &runner {
+            runner.run_all(Kind::Poststop, 0);
+        }
         // The error that counts is the first one.
         let _ = cgroup.remove();
     }
@@ -121,12 +132,23 @@ pub(super) fn own_part(caps: CapSet) -> Attempt<CapSet> {
     Ok(CapSet(caps.0 & own.permitted.bits()))
 }
 
+/// The container's hooks, where it has any.
+fn hooks_of(spec: &ContainerSpec, bundle: String) -> Attempt<Option<Runner>> {
+    if spec.hooks.is_empty() {
+        return Ok(None);
+    }
+    let proof = SingleThreaded::verify().doing(|| "fork".into())?;
+    let (hooks, id, annotations) = (spec.hooks.clone(), spec.id.clone(), spec.annotations.clone());
+    Ok(Some(Runner { hooks, id, bundle, annotations, proof }))
+}
+
 fn first_process(
     mut spec: ContainerSpec,
     privileged: Privileged,
     kernel: Kernel,
     cgroup: &Cgroup,
     listener: UnixListener,
+    hooks: Option<HookSite<'_>>,
 ) -> Attempt<Shim> {
     let proof = SingleThreaded::verify().doing(|| "fork".into())?;
     // Before the clone: a child that ends at once must not be missed.
@@ -160,6 +182,7 @@ fn first_process(
         stdio,
         sync: theirs,
         proof,
+        hooks,
     };
     let doing = || "clone the container's first process".to_owned();
     // In a user namespace the first process is cloned by one that is there for this alone.
@@ -185,7 +208,7 @@ fn first_process(
     };
     drop(setup);
     if user.is_some() {
-        (pid, pidfd) = await_first(&sync, &pidfd)?;
+        (pid, pidfd, _) = await_first(&sync, &pidfd)?;
         privileged.limit(pid).inspect_err(|_| end(&pidfd))?;
     }
     let pins = Pins::hold(pid, layer).map_err(|error| {
@@ -201,6 +224,11 @@ fn first_process(
                 Ok(())
             }
         },
+        || {
+            hooks.map_or(Ok(()), |site| {
+                site.runner.run(Kind::Prestart, pid).and_then(|()| site.runner.run(Kind::CreateRuntime, pid))
+            })
+        },
         &sync,
         &pidfd,
     )?;
@@ -211,7 +239,7 @@ fn first_process(
     streams.log = log;
     streams.scratch.clone_from(&spec.scratch);
     let container = Task::new(spec.id, pid, pidfd, streams);
-    let maker = Own { privileged, proof, sync: Some(sync) };
+    let maker = Own { privileged, proof, sync: Some(sync), hooks: hooks.map(|site| site.runner.clone()) };
     Ok(Shim::new(container, cgroup.clone(), Box::new(maker), signals, listener, pins, spec.namespaces.pid))
 }
 
@@ -224,7 +252,17 @@ impl Maker for Own {
             if !ends(&container.pidfd) {
                 kill(&container.pidfd);
             }
-        })
+        })?;
+        if let Some(runner) = &self.hooks {
+            runner.run_all(Kind::Poststart, container.pid);
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self) {
+        if let Some(runner) = &self.hooks {
+            runner.run_all(Kind::Poststop, 0);
+        }
     }
 
     fn exec(
@@ -260,15 +298,12 @@ fn exec(
         privileges.seccomp = &[];
         privileges.apparmor = privileges.apparmor.map(|_| "unconfined");
     }
-    let init = container.pidfd.as_fd();
-    // The new process is then a child of ours inside the container's pid namespace, with none in between.
-    rustix::thread::move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
-        .doing(|| "enter the container's pid namespace".into())?;
-    let dir = into(cgroup)?;
+    let (init, dir) = (container.pidfd.as_fd(), into(cgroup)?);
     let setup = ExecSetup {
         spec,
         privileges,
         init,
+        pids: open_namespace(container.pid, "pid")?,
         enters: cgroup.has_door().then_some(cgroup),
         stdio,
         sync: theirs,
@@ -276,14 +311,12 @@ fn exec(
         oom_score_adj: own.privileged.oom_score_adj,
         ulimits: &own.privileged.ulimits,
         group_add: &own.privileged.group_add,
+        proof: own.proof,
     };
     let cloned = clone_beside(container.pid, own.proof, cgroup, dir.as_ref());
-    if !matches!(cloned, Ok(Cloned::Child)) {
-        fork_at_home()?;
-    }
-    let (pid, pidfd) = match cloned.doing(|| "clone a process".into())? {
+    let (pid, entering) = match cloned.doing(|| "clone a process".into())? {
         Cloned::Child => {
-            let mut keep = vec![setup.sync.as_fd(), init];
+            let mut keep = vec![setup.sync.as_fd(), setup.pids.as_fd(), init];
             keep.extend(stdio_fds(&setup.stdio));
             drop_others(&keep);
             container::run_exec(setup)
@@ -292,9 +325,14 @@ fn exec(
     };
     drop(setup);
     if own.privileged.id_map.is_some() {
-        own.privileged.limit(pid).inspect_err(|_| end(&pidfd))?;
+        own.privileged.limit(pid).inspect_err(|_| end(&entering))?;
     }
-    let master = settle(|| Ok(()), &sync, &pidfd)?;
+    if let Err(error) = wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into()) {
+        end(&entering);
+        // When it had ended before, it said why, and that is the cause.
+        return Err(await_exec(&sync).err().unwrap_or(error));
+    }
+    let (pid, pidfd, master) = await_first(&sync, &entering)?;
     if let Some(master) = master {
         streams = terminal(master, spec.stdin)?;
     }
@@ -352,6 +390,7 @@ fn stdio_fds(stdio: &Stdio) -> Vec<BorrowedFd<'_>> {
 /// Lets a fresh child go on once it is placed, and waits until it is built; its terminal's master.
 fn settle(
     place: impl FnOnce() -> Result<(), CgroupError>,
+    hooks: impl FnMut() -> Attempt<()>,
     sync: &OwnedFd,
     pidfd: &OwnedFd,
 ) -> Attempt<Option<OwnedFd>> {
@@ -359,7 +398,7 @@ fn settle(
         .map_err(|e| Failure::new(chain(&e)))
         .and_then(|()| wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into()));
     let built = match told {
-        Ok(()) => await_ready(sync),
+        Ok(()) => await_ready(sync, hooks),
         Err(error) => {
             kill(pidfd);
             // When it had ended before, it said why, and that is the cause.
@@ -369,23 +408,25 @@ fn settle(
     built.inspect_err(|_| end(pidfd))
 }
 
-/// Waits for the first process in a user namespace, and reaps the one that forks it.
-fn await_first(sync: &OwnedFd, forker: &OwnedFd) -> Attempt<(i32, OwnedFd)> {
+/// Waits for a process that another forks for us, the first one in a user namespace or one that has entered, and reaps
+/// that other; the master of its terminal, where it has one.
+fn await_first(sync: &OwnedFd, forker: &OwnedFd) -> Attempt<(i32, OwnedFd, Option<OwnedFd>)> {
     let mut text = vec![0; LONGEST];
     let mut fds = Vec::new();
     let got = receive(sync, &mut text, &mut fds);
     // It has nothing more to do, whatever it said.
     end(forker);
     let got = got?;
-    match (&text[..got], fds.pop()) {
+    let mut fds = fds.into_iter();
+    match (&text[..got], fds.next()) {
         ([FORKED], Some(pidfd)) => match pid_of(&pidfd) {
-            Ok(pid) => Ok((pid, pidfd)),
+            Ok(pid) => Ok((pid, pidfd, fds.next())),
             Err(error) => {
                 end(&pidfd);
                 Err(error)
             }
         },
-        ([], _) => Err(Failure::new("the process that enters the user namespace ended early")),
+        ([], _) => Err(Failure::new("the process ended before it had entered")),
         (text, _) => Err(failure(text)),
     }
 }
@@ -422,15 +463,21 @@ fn kill(pidfd: &OwnedFd) {
 /// Longest message of a process that is being built.
 const LONGEST: usize = 16 << 10;
 
-/// Waits for a process to be built; the master of its terminal, where it has one.
-fn await_ready(sync: &OwnedFd) -> Attempt<Option<OwnedFd>> {
-    let mut text = vec![0; LONGEST];
-    let mut fds = Vec::new();
-    let got = receive(sync, &mut text, &mut fds)?;
-    match text[..got] {
-        [] => Err(Failure::new("the process ended while it was built")),
-        [READY] => Ok(fds.pop()),
-        _ => Err(failure(&text[..got])),
+/// Waits for a process to be built, and runs `hooks` when it asks for them; the master of its terminal, where it has one.
+fn await_ready(sync: &OwnedFd, mut hooks: impl FnMut() -> Attempt<()>) -> Attempt<Option<OwnedFd>> {
+    loop {
+        let mut text = vec![0; LONGEST];
+        let mut fds = Vec::new();
+        let got = receive(sync, &mut text, &mut fds)?;
+        match text[..got] {
+            [] => return Err(Failure::new("the process ended while it was built")),
+            [READY] => return Ok(fds.pop()),
+            [HOOKS] => {
+                hooks()?;
+                wire::send_fds(sync.as_fd(), &[GO], &[]).doing(|| "let the process go on".into())?;
+            }
+            _ => return Err(failure(&text[..got])),
+        }
     }
 }
 
@@ -522,17 +569,17 @@ pub(super) fn terminal(master: OwnedFd, stdin: bool) -> Attempt<ProcessStreams> 
     ProcessStreams::terminal(master, stdin).doing(doing)
 }
 
+fn open_namespace(pid: i32, name: &str) -> Attempt<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{name}");
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(|| format!("open {path}"))
+}
+
 /// Namespaces of other containers. That of pids works on the children of the process that enters it.
 fn foreign_namespaces(spec: &ContainerSpec) -> Attempt<Vec<(LinkNameSpaceType, OwnedFd)>> {
-    let open = |pid: i32, name: &str| {
-        let path = format!("/proc/{pid}/ns/{name}");
-        rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .doing(|| format!("open {path}"))
-    };
     let ns = &spec.namespaces;
     let mut join = Vec::new();
     if let NsMode::Of(pid) = ns.pid {
-        let fd = open(pid, "pid")?;
+        let fd = open_namespace(pid, "pid")?;
         rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::ProcessID))
             .doing(|| "join another container's pid namespace".into())?;
     }
@@ -543,7 +590,7 @@ fn foreign_namespaces(spec: &ContainerSpec) -> Attempt<Vec<(LinkNameSpaceType, O
     ];
     for (mode, name, kind) in others {
         if let NsMode::Of(pid) = mode {
-            join.push((kind, open(pid, name)?));
+            join.push((kind, open_namespace(pid, name)?));
         }
     }
     Ok(join)
@@ -563,6 +610,7 @@ impl Privileged {
             no_new_privileges: self.no_new_privileges,
             seccomp: &self.seccomp,
             apparmor: self.apparmor.as_deref(),
+            selinux: self.selinux.process(),
         }
     }
 }

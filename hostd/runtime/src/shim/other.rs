@@ -27,7 +27,8 @@ use crate::container::rootfs::{self, Make, Root, normal};
 use crate::container::{Stdio, devices, mounts, remapped, resize};
 use crate::oci::{self, Config, Process};
 use crate::spec::{
-    ContainerSpec, ExecSpec, IdMap, Mount, MountKind, NetNs, NsMode, Resources, Stdin, TtySize, Ulimit,
+    ContainerSpec, ExecSpec, IdMap, Labels, Mount, MountKind, NetNs, NsMode, Resources, Stdin, TtySize,
+    Ulimit,
 };
 use crate::wire::{self, Attempt, Doing, Failure};
 use crate::{Kernel, Streams};
@@ -63,6 +64,7 @@ struct Other {
     group_add: Vec<String>,
     oom_score_adj: i32,
     apparmor: Option<String>,
+    selinux: Labels,
     /// Whose ids its processes have, in a user namespace.
     id_map: Option<IdMap>,
 }
@@ -160,6 +162,7 @@ pub(super) fn create(mut spec: ContainerSpec, setting: Setting) -> Attempt<Shim>
         oom_score_adj: spec.oom_score_adj.unwrap_or(0),
         apparmor: spec.apparmor.clone(),
         id_map: spec.id_map.clone(),
+        selinux: spec.selinux.clone(),
     };
     let parts = Part::take_out(&mut spec.mounts, &other.caller.bundle);
     let netns = match std::mem::replace(&mut spec.namespaces.net, NetNs::Host) {
@@ -386,6 +389,7 @@ impl Other {
             ulimits: &self.ulimits,
             oom_score_adj: self.oom_score_adj,
             apparmor: self.apparmor.as_deref().map(|own| if spec.privileged { "unconfined" } else { own }),
+            selinux: self.selinux.process(),
         }
     }
 }

@@ -73,7 +73,12 @@ mod tests {
     #[test]
     fn one_at_a_time_has_the_layer_and_the_next_is_told_why_it_waits() {
         let dir = tempfile::tempdir().unwrap();
-        let rootfs = RootFs { lower: Vec::new(), upper: dir.path().into(), work: dir.path().into() };
+        let rootfs = RootFs {
+            lower: Vec::new(),
+            upper: dir.path().into(),
+            work: dir.path().into(),
+            label: String::new(),
+        };
         let take = |patience| LayerLock::take_within(&rootfs, patience);
         let first = take(Duration::ZERO).unwrap();
         assert!(take(Duration::ZERO).unwrap_err().message.contains("is in use"));

@@ -73,6 +73,7 @@ impl Host {
                 lower: vec![self.dir.path().join("rootfs")],
                 upper: layer.join("upper"),
                 work: layer.join("work"),
+                label: String::new(),
             },
             read_only_rootfs: false,
             mounts: Vec::new(),
@@ -107,6 +108,8 @@ impl Host {
             scratch: Some(layer.clone()),
             runtime: None,
             annotations: BTreeMap::new(),
+            hooks: Default::default(),
+            selinux: Default::default(),
             id,
         }
     }
