@@ -5,8 +5,12 @@ use e2e::{Outcome, TestHost, eventually, has, run};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{PoisonError, RwLock};
 
 const ENFORCE: &str = "/sys/fs/selinux/enforce";
+
+/// Held for writing while the policy is enforced, which goes for all containers of the machine.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// A hostd that labels, or the reason why there can be none here.
 fn labelling(args: &[&str]) -> Result<TestHost, String> {
@@ -63,6 +67,7 @@ fn label_of(path: &Path) -> String {
 
 #[test]
 fn every_container_has_categories_of_its_own() {
+    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let mut host = labelling!();
     assert!(host.docker(["info", "--format", "{{.SecurityOptions}}"]).text().contains("name=selinux"));
     let (one, process, mount) = start(&host, &["--name", "one", "--tmpfs", "/memory", "--ipc", "shareable"]);
@@ -101,6 +106,7 @@ fn every_container_has_categories_of_its_own() {
 
 #[test]
 fn label_options_mean_what_they_mean_to_docker() {
+    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let host = labelling!();
     let (id, process, mount) = start(&host, &["--security-opt", "label=level:s0:c5,c6"]);
     assert_eq!((level(&process), level(&mount)), ("s0:c5,c6", "s0:c5,c6"));
@@ -138,6 +144,7 @@ fn label_options_mean_what_they_mean_to_docker() {
 
 #[test]
 fn mounts_are_relabelled_where_asked_for_and_never_the_hosts_own() {
+    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let host = labelling!();
     let dir = tempfile::tempdir().unwrap();
     let below = dir.path().join("below");
@@ -168,6 +175,7 @@ fn mounts_are_relabelled_where_asked_for_and_never_the_hosts_own() {
 
 #[test]
 fn other_runtimes_get_the_labels_too() {
+    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     let host = labelling!();
     for runtime in ["runc", "crun"] {
         if !has(runtime) {
@@ -184,6 +192,7 @@ fn other_runtimes_get_the_labels_too() {
 
 #[test]
 fn without_the_option_nothing_is_labelled() {
+    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     if let Err(reason) = labelling(&[]) {
         eprintln!("skipped: {reason}");
         return;
@@ -212,6 +221,7 @@ impl Drop for Enforcing {
 
 #[test]
 fn a_container_reads_no_other_containers_files() {
+    let _machine = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let host = labelling!();
     let enforced = fs::read_to_string(ENFORCE).unwrap() == "1";
     if !enforced && std::env::var_os("BERTH_TEST_ENFORCE").is_none_or(|allowed| allowed.is_empty()) {
