@@ -224,12 +224,17 @@ pub(crate) fn bind(root: &Root, dev: &OwnedFd, elsewhere: &[Node]) -> Attempt<()
 
 /// Makes the nodes besides the standard ones in the directory `at`, for another runtime to bind: the container's root
 /// can make none. Each with the path that it is to have.
-pub(crate) fn bring(nodes: &[Node], map: &IdMap, at: &str) -> Attempt<Vec<(String, String)>> {
+pub(crate) fn bring(
+    nodes: &[Node],
+    map: &IdMap,
+    label: Option<&str>,
+    at: &str,
+) -> Attempt<Vec<(String, String)>> {
     let own: Vec<Node> = nodes.iter().filter(|node| !node.is_standard()).cloned().collect();
     if own.is_empty() {
         return Ok(Vec::new());
     }
-    let made = dev(&[], &own, map)?;
+    let made = dev(&[], &own, map, label)?;
     fs::create_dir(at).doing(|| format!("make {at}"))?;
     move_to(&made, Root::at(at)?.fd()).doing(|| format!("mount {at}"))?;
     let one = |(number, node): (usize, &Node)| (format!("{at}/{}", brought_along(number)), node.path.clone());

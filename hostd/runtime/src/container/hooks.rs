@@ -48,9 +48,11 @@ impl HookSite<'_> {
             caps,
             user: &user,
             nodes,
+            bound_devices: &[],
             rootfs: &format!("{bundle}/rootfs"),
             cgroup: self.cgroup,
             netns: Some(&format!("/proc/{}/ns/net", host_pid.display())),
+            userns: None,
             shm: None,
         };
         write_private(&format!("{bundle}/config.json"), &config.oci()?.to_string())?;

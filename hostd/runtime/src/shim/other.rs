@@ -217,7 +217,7 @@ impl Other {
             let shm = place("shm");
             parts.iter().try_for_each(Part::put_in_place)?;
             let bound_devices = match &spec.id_map {
-                Some(map) => devices::bring(&nodes, map, &place("devices"))?,
+                Some(map) => devices::bring(&nodes, map, spec.selinux.mount(), &place("devices"))?,
                 None => Vec::new(),
             };
             let foreign_shm = spec.namespaces.ipc != NsMode::Private && !mounts::replaced(spec, "/dev/shm");
