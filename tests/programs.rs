@@ -111,3 +111,13 @@ fn exit_codes_are_the_programs_or_tell_the_signal() {
     host.docker(["kill", "box"]).success();
     assert_eq!(host.field("box", "{{.State.ExitCode}}"), "137");
 }
+
+#[test]
+fn an_init_passes_on_signals_that_have_no_names() {
+    let host = host!();
+    let script = "trap 'exit 7' 37; echo ready; while :; do sleep 0.1; done";
+    host.docker(["run", "-d", "--init", "--name", "box", "busybox", "sh", "-c", script]).success();
+    e2e::eventually("the trap is set", || (host.docker(["logs", "box"]).text() == "ready").then_some(()));
+    host.docker(["kill", "-s", "RTMIN+3", "box"]).success();
+    assert_eq!(host.docker(["wait", "box"]).text(), "7");
+}

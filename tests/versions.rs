@@ -166,3 +166,29 @@ fn json_is_read_as_loosely_as_docker_reads_it() {
         assert!(message.contains(words), "{body}: {message}");
     }
 }
+
+#[test]
+fn what_keeps_files_away_is_refused_to_versions_that_do_not_have_it() {
+    let host = host!();
+    for (version, newer, mount, says) in [
+        (
+            "1.44",
+            "1.45",
+            json!({ "Type": "volume", "Source": "data", "Target": "/data", "VolumeOptions": { "Subpath": "mine" } }),
+            "VolumeOptions.Subpath needs API v1.45 or newer",
+        ),
+        (
+            "1.43",
+            "1.44",
+            json!({ "Type": "bind", "Source": "/usr", "Target": "/data", "ReadOnly": true,
+                "BindOptions": { "ReadOnlyForceRecursive": true, "Propagation": "rprivate" } }),
+            "BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer",
+        ),
+    ] {
+        let body = json!({ "Image": "busybox", "HostConfig": { "Mounts": [mount] } }).to_string();
+        let path = format!("/v{version}/containers/create");
+        let refused = host.ask("POST", &path, Some(&body)).is(400).json();
+        assert_eq!(refused["message"], says);
+        create(&host, newer, &body);
+    }
+}

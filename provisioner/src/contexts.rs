@@ -142,7 +142,8 @@ impl<'a> Contexts<'a> {
             let name = context_name(&machine);
             let there = ours.remove(&name);
             let Ok(loaded) = loaded else { continue };
-            let wanted = self.wanted(&loaded)?;
+            // So does one that has not been started yet, or whose certificates cannot be read.
+            let Ok(wanted) = self.wanted(&loaded) else { continue };
             let standing = match there {
                 Some(meta) if meta == wanted.meta && self.has_certificates(&name, &wanted) => {
                     Standing::InStep
@@ -222,8 +223,9 @@ impl<'a> Contexts<'a> {
     fn remove(&self, name: &str) -> Result<(), CliError> {
         let doing = || format!("cannot remove docker's context {name}");
         self.leave(name).doing(doing())?;
-        remove_dir(&self.meta_dir(name)).doing(doing())?;
-        remove_dir(&self.tls_dir(name)).doing(doing())
+        // The key first: without its metadata nobody would find it any more.
+        remove_dir(&self.tls_dir(name)).doing(doing())?;
+        remove_dir(&self.meta_dir(name)).doing(doing())
     }
 
     /// docker refuses every command while the context that it is to use is gone.

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
@@ -125,17 +126,40 @@ fn is_bound(dir: &Path, pid: i32, number: usize) -> bool {
         .any(|line| line.split(|b| *b == b' ').nth(4).is_some_and(|word| word == escaped.as_slice()))
 }
 
+/// A guest that was given a folder can put a link in the place of one below it, which must not lead it anywhere else:
+/// `folder` has no link on its way, and what is bound is looked at again.
 async fn bind(dir: &Path, pid: i32, number: usize, folder: &Path) -> io::Result<()> {
+    let led_astray =
+        || io::Error::other(format!("{} is not what it was: a link is on its way", folder.display()));
+    if fs::canonicalize(folder)? != folder {
+        return Err(led_astray());
+    }
+    let wanted = fs::symlink_metadata(folder)?;
     let place = fs::canonicalize(dir)?.join(DIR).join(number.to_string());
     files::private_dir(&place)?;
+    let mut mount = inside(pid);
+    mount.args(["mount", "--bind", "--"]).arg(folder).arg(&place);
+    run(mount).await?;
+    let bound =
+        fs::metadata(Path::new(&format!("/proc/{pid}/root")).join(place.strip_prefix("/").unwrap_or(&place)));
+    if bound.is_ok_and(|bound| (bound.dev(), bound.ino()) == (wanted.dev(), wanted.ino())) {
+        return Ok(());
+    }
+    let mut unmount = inside(pid);
+    unmount.args(["umount", "--lazy", "--"]).arg(&place);
+    run(unmount).await?;
+    Err(led_astray())
+}
+
+/// A command in QEMU's mount namespace.
+fn inside(pid: i32) -> Command {
     let mut command = Command::new("nsenter");
     command.arg("--target").arg(pid.to_string());
     if !is_root() {
         command.args(["--user", "--preserve-credentials"]);
     }
-    command.args(["--mount", "--", "mount", "--bind", "--"]).arg(folder).arg(&place);
-    command.stdin(std::process::Stdio::null());
-    run(command).await
+    command.args(["--mount", "--"]).stdin(std::process::Stdio::null());
+    command
 }
 
 fn is_root() -> bool {
@@ -193,6 +217,18 @@ mod tests {
         assert_eq!(List::read(&own).unwrap().folders.len(), 1);
         let file = add(&context, pid, &shared.join("file")).await.unwrap_err();
         assert!(file.what.contains("is no folder"), "{file}");
+
+        // What a guest could do with a folder below another that it has been given.
+        let below = shared.join("below");
+        fs::create_dir(&below).unwrap();
+        assert_eq!(add(&context, pid, &below).await.unwrap(), "/mnt/laptop/1");
+        let mut unmount = inside(pid);
+        unmount.arg("umount").arg(own.join("shares/1"));
+        run(unmount).await.unwrap();
+        fs::remove_dir(&below).unwrap();
+        std::os::unix::fs::symlink(&own, &below).unwrap();
+        assert_eq!(restore(&own, pid).await.unwrap(), [fs::canonicalize(&shared).unwrap().join("below")]);
+        assert!(!is_bound(&own, pid, 1));
         sleeper.kill().await.unwrap();
     }
 }

@@ -214,14 +214,17 @@ fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
         mount.propagation = bind.opt_string("Propagation")?.filter(|text| !text.is_empty());
         mount.non_recursive = version.since(40) && bind.boolean("NonRecursive")?;
         mount.create_mountpoint = version.since(42) && bind.boolean("CreateMountpoint")?;
-        if version.since(44) {
-            mount.read_only_non_recursive = bind.boolean("ReadOnlyNonRecursive")?;
-            mount.read_only_force_recursive = bind.boolean("ReadOnlyForceRecursive")?;
+        mount.read_only_non_recursive = version.since(44) && bind.boolean("ReadOnlyNonRecursive")?;
+        mount.read_only_force_recursive = bind.boolean("ReadOnlyForceRecursive")?;
+        // Without these, more would be shown or writable than was asked for: they are refused rather than not known.
+        if mount.read_only_force_recursive && !version.since(44) {
+            return Err(needs("BindOptions.ReadOnlyForceRecursive", 44));
         }
     }
     if let Some(volume) = options("VolumeOptions", MountType::Volume)? {
-        if version.since(45) {
-            mount.subpath = volume.string("Subpath")?;
+        mount.subpath = volume.string("Subpath")?;
+        if !mount.subpath.is_empty() && !version.since(45) {
+            return Err(needs("VolumeOptions.Subpath", 45));
         }
         mount.no_copy = volume.boolean("NoCopy")?;
         mount.labels = volume.string_map("Labels")?;
@@ -237,6 +240,10 @@ fn mount(item: &Fields<'_>, version: ApiVersion) -> Result<MountRequest> {
         mount.tmpfs_mode = positive(&tmpfs, "Mode")?.and_then(|mode| u32::try_from(mode).ok());
     }
     Ok(mount)
+}
+
+fn needs(field: &str, minor: u16) -> ApiError {
+    ApiError::bad_request(format!("{field} needs API v1.{minor} or newer"))
 }
 
 /// The object as inspect shows it: everything that Docker has, defaults where nothing was asked for.

@@ -26,14 +26,13 @@ pub fn init_main() -> ! {
         hostd_sys::fork::exit_now(1)
     };
     let Some(command) = command(std::env::args_os()) else { failed("no program to run") };
-    let all = SigSet::all();
     // Nothing is lost from here on: a signal waits for the program to be there.
-    if let Err(error) = all.thread_block() {
+    if let Err(error) = SigSet::all().thread_block() {
         failed(&format!("cannot block signals: {error}"));
     }
     match SingleThreaded::verify().and_then(fork) {
         Ok(None) => become_program(&command),
-        Ok(Some(pid)) => program::attend(pid, &all),
+        Ok(Some(pid)) => program::attend(pid),
         Err(error) => failed(&format!("cannot start {:?}: {error}", command[0])),
     }
 }

@@ -144,6 +144,22 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Waits for any signal, all of which must be blocked; its number, which may be a real-time signal's.
+///
+/// # Errors
+/// As sigwait(3).
+pub fn wait_signal() -> io::Result<i32> {
+    let mut all = mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut signal = 0;
+    // SAFETY: sigfillset(3) writes the whole set before sigwait(3) reads it, and both pointers are to locals that outlive
+    // the calls.
+    let failed = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigwait(all.as_ptr(), &mut signal)
+    };
+    if failed == 0 { Ok(signal) } else { Err(io::Error::from_raw_os_error(failed)) }
+}
+
 /// Ignores `signals`; numbers that do not exist are passed over.
 pub fn ignore_signals(signals: &[i32]) {
     for &signal in signals {

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 pub(super) const HOPS: [&str; 5] = ["engine port", "certificates", "TLS", "clock", "API"];
 
@@ -74,7 +75,7 @@ pub(super) async fn examine(
     };
     let Way::Tls { name: server, config, .. } = way else {
         report.skip(&HOPS[1..3], "this engine is spoken to without TLS");
-        let answered = tokio::time::timeout(report.limit, ask(Box::new(stream))).await;
+        let answered = timeout(report.limit, ask(Box::new(stream))).await;
         let said = match answered {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(chain(error.as_ref())),
@@ -197,12 +198,13 @@ async fn clock(
 ) {
     let (asked, how) = match (date, session) {
         (Some(date), _) => (date, "by its answer's date"),
-        (None, Some(session)) => match session.run("date -u +%s", b"").await {
-            Ok(said) => match said.stdout.trim().parse().map(OffsetDateTime::from_unix_timestamp) {
+        // A machine in trouble may answer on the line and still not run anything.
+        (None, Some(session)) => match timeout(report.limit, session.run("date -u +%s", b"")).await {
+            Ok(Ok(said)) => match said.stdout.trim().parse().map(OffsetDateTime::from_unix_timestamp) {
                 Ok(Ok(date)) => (date, "by SSH"),
                 _ => return report.skip(&HOPS[3..4], "the machine does not tell the time"),
             },
-            Err(_) => return report.skip(&HOPS[3..4], "the machine does not tell the time"),
+            _ => return report.skip(&HOPS[3..4], "the machine does not tell the time"),
         },
         (None, None) => return report.skip(&HOPS[3..4], "the machine does not tell the time"),
     };

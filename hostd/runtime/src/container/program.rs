@@ -281,8 +281,7 @@ pub(crate) fn become_init(
     privileges: &Privileges<'_>,
 ) -> Attempt<()> {
     use nix::sys::signal::SigSet;
-    let all = SigSet::all();
-    all.thread_block().doing(|| "block signals".into())?;
+    SigSet::all().thread_block().doing(|| "block signals".into())?;
     let child = match hostd_sys::fork::clone_process(proof, 0, None).doing(|| "start under init".into())? {
         Cloned::Child => return Ok(()),
         Cloned::Parent { pid, .. } => pid,
@@ -295,17 +294,18 @@ pub(crate) fn become_init(
     if hostd_sys::fork::close_inherited(3).is_err() || privileges.finish().is_err() {
         hostd_sys::fork::exit_now(1);
     }
-    attend(child, &all)
+    attend(child)
 }
 
 /// Forwards signals, all of which are blocked, to `child`, reaps, and ends as `child` does.
-pub(crate) fn attend(child: i32, all: &nix::sys::signal::SigSet) -> ! {
+pub(crate) fn attend(child: i32) -> ! {
+    const SIGCHLD: i32 = nix::sys::signal::Signal::SIGCHLD as i32;
     loop {
-        match all.wait() {
-            Ok(nix::sys::signal::Signal::SIGCHLD) => reap_until(child),
+        match hostd_sys::fork::wait_signal() {
+            Ok(SIGCHLD) => reap_until(child),
             Ok(signal) => {
                 // It may have ended; then SIGCHLD comes next.
-                let _ = hostd_sys::fork::kill(child, signal as i32);
+                let _ = hostd_sys::fork::kill(child, signal);
             }
             // A filter that does not let it wait.
             Err(_) => hostd_sys::fork::exit_now(1),

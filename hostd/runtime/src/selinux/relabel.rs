@@ -4,7 +4,7 @@
 //! somebody who swaps a directory for a link meanwhile.
 
 use super::Context;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -12,8 +12,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 const ATTRIBUTE: &str = "security.selinux";
-/// How deep trees may be.
-const DEEPEST: usize = 4096;
+/// How deep trees may be: each level holds two descriptors while what is below it is gone through.
+const DEEPEST: usize = 256;
 /// What would break the host, as libselinux's users have it; and their homes.
 const NEVER: [&str; 24] = [
     "/",
@@ -59,8 +59,9 @@ pub fn relabel(path: &Path, label: &str, shared: bool) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     let named = |error: io::Error, at: &str| io::Error::new(error.kind(), format!("{at}: {error}"));
-    let top =
-        rustix::fs::openat(CWD, &path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    // No link is left in it; one that has been put there since is not followed.
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let top = rustix::fs::openat2(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
     let label = CString::new(context.to_string())?;
     // What was relabelled before holds files that have it, or will have had it from its making on.
     let fresh = !has(&top, &label);
@@ -147,10 +148,11 @@ fn set(fd: &OwnedFd, label: &CStr) -> rustix::io::Result<()> {
 
 /// Whether a path is one that the host lives by: [`NEVER`], or somebody's home.
 fn is_the_hosts(path: &Path) -> bool {
-    NEVER.iter().any(|never| path == Path::new(never))
-        || std::env::var_os("HOME").is_some_and(|home| !home.is_empty() && path == Path::new(&home))
-        || homes(&std::fs::read_to_string("/etc/passwd").unwrap_or_default())
-            .any(|home| path == Path::new(home))
+    // `/bin` is a link to `/usr/bin` on most hosts, and `/home` on some.
+    let is = |other: &Path| path == other || other.canonicalize().is_ok_and(|other| path == other);
+    NEVER.iter().any(|never| is(Path::new(never)))
+        || std::env::var_os("HOME").is_some_and(|home| !home.is_empty() && is(Path::new(&home)))
+        || homes(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()).any(|home| is(Path::new(home)))
 }
 
 /// The homes of people: those of services are often data.
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_hosts_own_directories_are_never_relabelled() {
-        for path in ["/", "/usr", "/etc/", "/home", "/root", "/usr/../etc"] {
+        for path in ["/", "/usr", "/etc/", "/home", "/root", "/usr/../etc", "/bin", "/lib"] {
             let error = relabel(Path::new(path), "u:r:t:s0:c1,c2", false).unwrap_err().to_string();
             assert!(error.contains("is not allowed"), "{path}: {error}");
         }

@@ -226,9 +226,9 @@ impl Other {
                 rootfs::move_to(&fd, Root::at(&shm)?.fd()).doing(|| "mount /dev/shm".into())?;
             }
             let root = Root::at(&place("rootfs"))?;
-            mounts::marks(&root)?;
+            as_root(spec, || mounts::marks(&root))?;
             let user = identity::resolve(&root, &spec.user, &spec.group_add)?;
-            make_cwd_as_root(&root, spec)?;
+            as_root(spec, || make_cwd(&root, spec))?;
             let config = Config {
                 spec,
                 kernel,
@@ -419,14 +419,14 @@ fn in_words(what: &str, failure: Failure, streams: &ProcessStreams) -> Failure {
     Failure { message: format!("OCI runtime {what} failed: {message}{colon}{more}"), ..failure }
 }
 
-/// Makes the working directory as the container's root would, whose it then is.
-fn make_cwd_as_root(root: &Root, spec: &ContainerSpec) -> Attempt<()> {
+/// Makes files as the container's root would, whose they then are.
+fn as_root(spec: &ContainerSpec, make: impl FnOnce() -> Attempt<()>) -> Attempt<()> {
     use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
-    let Some(map) = &spec.id_map else { return make_cwd(root, spec) };
+    let Some(map) = &spec.id_map else { return make() };
     let (uid, gid) = remapped::root_of(map)?;
     // This process becomes the runtime, which is to be the host's root.
     let (own_gid, own_uid) = (setfsgid(Gid::from_raw(gid.as_raw())), setfsuid(Uid::from_raw(uid.as_raw())));
-    let made = make_cwd(root, spec);
+    let made = make();
     setfsuid(own_uid);
     setfsgid(own_gid);
     made

@@ -38,6 +38,11 @@ pub(crate) fn run(args: &RenameArgs, context: &Context) -> Result<ExitCode, CliE
     }
     context.store.rename(old, new)?;
     let machine = context.store.load(new)?;
+    if let Some(fleet) = &machine.record.fleet {
+        ui::stderr(&format!(
+            "warning: it is of fleet `{fleet}`: the next `berth fleet apply` removes it, unless its file has the new name"
+        ));
+    }
     context.block_on(async {
         // It knows the machine by its old name.
         watcher::ended(&machine.dir()).await;
